@@ -1,0 +1,1 @@
+//! Where verified bytes rest: the layer store and the cache tiers

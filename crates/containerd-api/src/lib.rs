@@ -1,0 +1,1 @@
+//! The part of containerd's gRPC interface that bolide speaks

@@ -1,0 +1,1 @@
+//! The eStargz layer format: footer, TOC, verified index and writer

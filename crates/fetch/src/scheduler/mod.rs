@@ -1,0 +1,1 @@
+//! One queue for every request of the node that goes to the network.

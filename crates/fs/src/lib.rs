@@ -1,0 +1,1 @@
+//! From a layer to a mount point: read pipeline and mounters

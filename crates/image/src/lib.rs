@@ -1,0 +1,1 @@
+//! References, manifests, conversion, push and a small registry server

@@ -1,0 +1,1 @@
+//! containerd's view: the remote snapshotter

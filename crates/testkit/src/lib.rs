@@ -1,0 +1,1 @@
+//! Conformance suites, faults and fixtures; never shipped
