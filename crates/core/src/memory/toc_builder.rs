@@ -130,7 +130,9 @@ impl MemoryLayerBuilder {
         let id = self
             .find(Path::new(target))
             .ok_or_else(|| refuse("the target of a hard link must exist", target))?;
-        self.attach(Path::new(path), id)?;
+        let path = Path::new(path);
+        let parent = self.make_directories(path.parent().unwrap_or(Path::new("")))?;
+        self.attach(parent, path, id)?;
         self.at(id).attr.nlink += 1;
         Ok(self)
     }
@@ -169,21 +171,29 @@ impl MemoryLayerBuilder {
     }
 
     fn add(&mut self, path: &str, kind: NodeKind, meta: NodeMeta) -> Result<NodeId> {
-        let id =
-            NodeId(u32::try_from(self.nodes.len()).map_err(|_| refuse("too many nodes", path))?);
-        let parent = self.attach(Path::new(path), id)?;
+        // Parents first: they take the numbers before this node's.
+        let parent = self.make_directories(Path::new(path).parent().unwrap_or(Path::new("")))?;
+        let id = self.next_id(path)?;
+        self.attach(parent, Path::new(path), id)?;
         self.nodes.push(node(kind, PathBuf::from(path), parent, meta));
         Ok(id)
     }
 
-    fn attach(&mut self, path: &Path, id: NodeId) -> Result<NodeId> {
+    fn next_id(&self, path: impl std::fmt::Display) -> Result<NodeId> {
+        let id = u32::try_from(self.nodes.len()).map_err(|_| refuse("too many nodes", path))?;
+        Ok(NodeId(id))
+    }
+
+    fn attach(&mut self, parent: NodeId, path: &Path, id: NodeId) -> Result<()> {
         let name =
             path.file_name().ok_or_else(|| refuse("a path must name something", path.display()))?;
-        let parent = self.make_directories(path.parent().unwrap_or(Path::new("")))?;
+        if self.at(parent).attr.kind != NodeKind::Directory {
+            return Err(refuse("a parent must be a directory", path.display()));
+        }
         if self.at(parent).children.insert(name.to_owned(), id).is_some() {
             return Err(refuse("a path may be added once", path.display()));
         }
-        Ok(parent)
+        Ok(())
     }
 
     fn make_directories(&mut self, path: &Path) -> Result<NodeId> {
@@ -203,10 +213,7 @@ impl MemoryLayerBuilder {
         if self.at(parent).attr.kind != NodeKind::Directory {
             return Err(refuse("a parent must be a directory", path.display()));
         }
-        let id = NodeId(
-            u32::try_from(self.nodes.len())
-                .map_err(|_| refuse("too many nodes", path.display()))?,
-        );
+        let id = self.next_id(path.display())?;
         self.nodes.push(node(NodeKind::Directory, path, parent, NodeMeta::with_perm(0o755)));
         let above = self.at(parent);
         above.children.insert(name.to_owned(), id);

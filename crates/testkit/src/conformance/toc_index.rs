@@ -1,0 +1,163 @@
+//! The contract of [`TocIndex`], clause by clause: what must hold for any index of any layer.
+use std::{collections::BTreeSet, ffi::OsString, ops::ControlFlow};
+
+use bolide_core::{
+    ByteRange, ChunkIndex, ChunkSpan, ErrorKind, NodeId, NodeKind, Result, TocIndex,
+};
+
+use super::verdict::{Broken, Verdict, hold, succeed};
+
+/// Runs every clause against an index.
+pub fn all(index: &dyn TocIndex) -> Verdict {
+    let nodes = reachable(index)?;
+    unknown_ids_are_not_found(index)?;
+    children_are_ordered(index, &nodes)?;
+    walks_resume(index, &nodes)?;
+    lookups_agree_with_walks(index, &nodes)?;
+    chunks_tile_files(index, &nodes)?;
+    chunks_are_laid_out(index)?;
+    blob_walk_is_ordered(index)
+}
+
+fn children(index: &dyn TocIndex, dir: NodeId, skip: usize) -> Result<Vec<(OsString, NodeId)>> {
+    let mut out = Vec::new();
+    index.for_each_child(dir, skip, &mut |name, id| {
+        out.push((name.to_owned(), id));
+        ControlFlow::Continue(())
+    })?;
+    Ok(out)
+}
+
+fn reachable(index: &dyn TocIndex) -> Result<BTreeSet<NodeId>, Broken> {
+    let mut seen = BTreeSet::from([index.root()]);
+    let mut todo = vec![index.root()];
+    while let Some(dir) = todo.pop() {
+        for (_, id) in succeed("walk", children(index, dir, 0))? {
+            if seen.insert(id) {
+                todo.push(id);
+            }
+        }
+    }
+    hold(
+        "len counts nodes",
+        seen.len() == index.len(),
+        format!("{} of {}", seen.len(), index.len()),
+    )?;
+    Ok(seen)
+}
+
+/// An id or chunk number the index never gave is `NotFound`.
+pub fn unknown_ids_are_not_found(index: &dyn TocIndex) -> Verdict {
+    let kind = index.attr(NodeId(u32::MAX)).err().map(|error| error.kind());
+    hold("total", kind == Some(ErrorKind::NotFound), format!("{kind:?} for an unknown node"))?;
+    let kind = index.chunk(ChunkIndex(u32::MAX)).err().map(|error| error.kind());
+    hold("total", kind == Some(ErrorKind::NotFound), format!("{kind:?} for an unknown chunk"))
+}
+
+/// Children come in the bytewise order of their names, each once.
+pub fn children_are_ordered(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
+    for dir in nodes {
+        let names = succeed("ordered", children(index, *dir, 0))?;
+        hold("ordered", names.windows(2).all(|pair| pair[0].0 < pair[1].0), format!("{names:?}"))?;
+    }
+    Ok(())
+}
+
+/// A walk that skips goes on exactly where another stopped.
+pub fn walks_resume(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
+    for dir in nodes {
+        let whole = succeed("resumable", children(index, *dir, 0))?;
+        for skip in [1, whole.len() / 2, whole.len(), whole.len() + 1] {
+            let rest = succeed("resumable", children(index, *dir, skip))?;
+            let expected = whole.get(skip..).unwrap_or_default();
+            hold("resumable", rest == expected, format!("skip {skip} of {}", whole.len()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every child is found by its name, and no other name is.
+pub fn lookups_agree_with_walks(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
+    let clause = "lookup";
+    for dir in nodes {
+        for (mut name, id) in succeed(clause, children(index, *dir, 0))? {
+            let found = succeed(clause, index.lookup(*dir, &name))?;
+            hold(
+                clause,
+                found == Some(id),
+                format!("{}: {found:?} instead of {id:?}", name.display()),
+            )?;
+            name.push("\u{1}");
+            let found = succeed(clause, index.lookup(*dir, &name))?;
+            hold(clause, found.is_none(), format!("{} is found", name.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Chunks cover each file from 0 to its size; other nodes have none.
+pub fn chunks_tile_files(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
+    let clause = "tiled";
+    for node in nodes {
+        let attr = succeed(clause, index.attr(*node))?;
+        let size = if attr.kind == NodeKind::File { attr.size } else { 0 };
+        let spans = succeed(clause, chunks(index, *node, 0..u64::MAX))?;
+        let mut end = 0;
+        for span in &spans {
+            let fits = span.file == *node && span.file_offset == end && span.key.len > 0;
+            hold(clause, fits, format!("{span:?} after {end}"))?;
+            end += span.key.len;
+        }
+        hold(clause, end == size, format!("{end} of {size} bytes of {node:?}"))?;
+        if let Some(last) = spans.last() {
+            let found = succeed(clause, chunks(index, *node, size - 1..size))?;
+            hold(clause, found == [*last], format!("{found:?} at the last byte"))?;
+        }
+    }
+    Ok(())
+}
+
+fn chunks(
+    index: &dyn TocIndex,
+    file: NodeId,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<ChunkSpan>> {
+    let mut out = Vec::new();
+    index.for_each_chunk(file, range, &mut |span| {
+        out.push(span);
+        ControlFlow::Continue(())
+    })?;
+    Ok(out)
+}
+
+/// Numbers follow places; files start at multiples of 4096; the spec is sound.
+pub fn chunks_are_laid_out(index: &dyn TocIndex) -> Verdict {
+    let clause = "laid out";
+    let spec = succeed(clause, index.image_spec())?;
+    succeed(clause, spec.check())?;
+    hold(clause, spec.size.is_multiple_of(4096), format!("size {}", spec.size))?;
+    for number in 0..index.chunk_count() {
+        let span = succeed(clause, index.chunk(ChunkIndex(number)))?;
+        let start = span.image_offset.checked_sub(span.file_offset);
+        let aligned = start.is_some_and(|start| start.is_multiple_of(4096));
+        hold(clause, aligned && span.index.0 == number, format!("{span:?}"))?;
+    }
+    Ok(())
+}
+
+/// A walk over the blob meets every chunk once, in the order of members.
+pub fn blob_walk_is_ordered(index: &dyn TocIndex) -> Verdict {
+    let clause = "blob order";
+    let whole = succeed(clause, ByteRange::new(0..u64::MAX))?;
+    let mut spans = Vec::new();
+    let walked = index.for_each_chunk_in_blob(whole, &mut |span| {
+        spans.push(span);
+        ControlFlow::Continue(())
+    });
+    succeed(clause, walked)?;
+    let place = |span: &ChunkSpan| (span.member.start(), span.inner_offset);
+    hold(clause, spans.is_sorted_by_key(place), "members out of order")?;
+    let distinct: BTreeSet<_> = spans.iter().map(|span| span.index).collect();
+    let (met, all) = (distinct.len(), index.chunk_count() as usize);
+    hold(clause, met == all && spans.len() == all, format!("{met} distinct of {all}"))
+}

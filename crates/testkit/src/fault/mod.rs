@@ -1,0 +1,4 @@
+//! Implementations that misbehave on purpose.
+mod source;
+
+pub use source::{FaultySource, SourceFault};
