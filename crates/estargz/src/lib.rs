@@ -1,1 +1,27 @@
-//! The eStargz layer format: footer, TOC, verified index and writer
+//! The eStargz layer format: footer, TOC, verified index and writer.
+//!
+//! A blob is a row of gzip members that together are a gzip-compressed tar. Every non-empty file
+//! starts a member, so does every further chunk of a large one; the last members hold the table of
+//! contents (TOC) and the footer, which says where the TOC starts:
+//!
+//! ```text
+//! | headers | file a, headers | file b, chunk 1 | file b, chunk 2, headers | .. | TOC | footer |
+//! ```
+//!
+//! Whoever knows nothing of this unpacks a tar.gz; whoever does reads footer and TOC, and then any
+//! file alone.
+#![forbid(unsafe_code)]
+
+mod build;
+mod footer;
+pub mod format;
+mod index;
+mod open;
+mod time;
+mod toc;
+
+pub use build::{BuildOptions, BuildReport, Spool, convert_layer};
+pub use footer::Footer;
+pub use index::EstargzIndex;
+pub use open::{BlobFacts, LayerFormat, OpenedLayer, TAIL_HINT, TocTrust, open_layer};
+pub use toc::TocEntry;

@@ -1,0 +1,29 @@
+//! Names, sizes and limits of the format.
+
+/// Name of the TOC inside the tar.
+pub const TOC_NAME: &str = "stargz.index.json";
+/// File that ends the prioritized area.
+pub const PREFETCH_LANDMARK: &str = ".prefetch.landmark";
+/// File that says that nothing is prioritized.
+pub const NO_PREFETCH_LANDMARK: &str = ".no.prefetch.landmark";
+/// The one byte a landmark holds.
+pub const LANDMARK_BYTE: u8 = 0x0f;
+/// Layer annotation: digest of the TOC document.
+pub const ANNOTATION_TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+/// Layer annotation: size of the uncompressed layer, decimal.
+pub const ANNOTATION_UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
+/// Size of a chunk unless asked otherwise, in bytes.
+pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
+
+/// Longest TOC document read, in bytes: two million entries of an ordinary image.
+pub const MAX_TOC_BYTES: u64 = 512 << 20;
+/// Most entries in a TOC.
+pub const MAX_ENTRIES: u32 = 8_000_000;
+/// Longest path, in bytes (`PATH_MAX` of Linux).
+pub const MAX_PATH: usize = 4096;
+/// Longest name in a directory, in bytes (`NAME_MAX` of Linux).
+pub const MAX_NAME: usize = 255;
+/// Longest extended attribute, in bytes (`XATTR_SIZE_MAX` of Linux).
+pub const MAX_XATTR_VALUE: usize = 65_536;
+/// Largest file, in bytes: what a signed 64-bit file offset can say, less room to align.
+pub const MAX_FILE_SIZE: u64 = 1 << 62;

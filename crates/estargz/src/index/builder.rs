@@ -1,0 +1,475 @@
+//! From TOC entries to an index.
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bolide_core::{
+    ByteRange, Device, Digest, Error, ErrorKind, NodeAttr, NodeId, NodeKind, PrefetchMark, Result,
+    Timestamp,
+};
+use bytes::Bytes;
+
+use super::{
+    Dirent, EstargzIndex, Node, Xattrs,
+    chunks::{self, RawChunk, RawFile},
+    names::{Name, Names},
+};
+use crate::{
+    format, time,
+    toc::{self, ReadError, TocEntry},
+};
+
+/// Builds the index of a document that was verified.
+pub(super) fn build(json: &[u8], digest: Digest, toc_offset: u64) -> Result<EstargzIndex> {
+    let mut builder = Builder::default();
+    builder.nodes.push(draft(NodeKind::Directory));
+    let mut count = 0_u32;
+    let read = toc::for_each_entry(json, &mut |entry| {
+        count += 1;
+        let name: String = entry.name.chars().take(200).collect();
+        builder.add(&entry, count).map_err(|error| {
+            error.with_context("entry", count).with_context("name", format!("{name:?}"))
+        })
+    });
+    match read {
+        Ok(()) => builder.finish(digest, toc_offset),
+        Err(ReadError::Entry(error)) => Err(error),
+        Err(ReadError::Json(error)) => {
+            Err(refuse("the TOC must be a JSON document as eStargz defines it").with_source(error))
+        }
+    }
+}
+
+struct Draft {
+    attr: NodeAttr,
+}
+
+#[derive(Default)]
+struct Builder {
+    nodes: Vec<Draft>,
+    children: HashMap<(u32, Box<[u8]>), u32>,
+    files: HashMap<u32, RawFile>,
+    last_file: Option<u32>,
+    /// Position of a hard link's own draft, and the path of its target.
+    hard_links: HashMap<u32, Vec<u8>>,
+    links: HashMap<u32, Bytes>,
+    xattrs: HashMap<u32, Xattrs>,
+    members: BTreeSet<u64>,
+    mark: PrefetchMark,
+}
+
+fn draft(kind: NodeKind) -> Draft {
+    let perm = if kind == NodeKind::Directory { 0o755 } else { 0 };
+    let mtime = Timestamp::default();
+    let attr = NodeAttr { kind, size: 0, perm, uid: 0, gid: 0, mtime, nlink: 1 };
+    Draft { attr }
+}
+
+impl Builder {
+    fn add(&mut self, entry: &TocEntry, count: u32) -> Result<()> {
+        if count > format::MAX_ENTRIES {
+            return Err(refuse("a TOC may have 8,000,000 entries"));
+        }
+        if entry.offset > 0 {
+            self.members.insert(unsigned(entry.offset, "offset")?);
+        }
+        if entry.kind == "chunk" {
+            return self.add_chunk(entry);
+        }
+        self.last_file = None;
+        let path = clean(entry.name.as_bytes())?;
+        if self.is_landmark(&path, entry)? {
+            return Ok(());
+        }
+        let id = self.place(&path, kind_of(entry)?)?;
+        self.describe(id, entry)
+    }
+
+    /// Landmarks and the TOC's own name are the format's; only in the root.
+    fn is_landmark(&mut self, path: &[&[u8]], entry: &TocEntry) -> Result<bool> {
+        let [name] = path else { return Ok(false) };
+        if *name == format::PREFETCH_LANDMARK.as_bytes() {
+            let end = unsigned(entry.offset, "offset")?;
+            if let Ok(range) = ByteRange::new(0..end) {
+                self.mark = PrefetchMark::UpTo(range);
+            }
+            return Ok(true);
+        }
+        if *name == format::NO_PREFETCH_LANDMARK.as_bytes() {
+            self.mark = PrefetchMark::Nothing;
+            return Ok(true);
+        }
+        Ok(*name == format::TOC_NAME.as_bytes())
+    }
+
+    /// Finds or makes the node of a path; a later entry takes the place of an earlier one.
+    fn place(&mut self, path: &[&[u8]], kind: NodeKind) -> Result<u32> {
+        let Some((name, parents)) = path.split_last() else {
+            return if kind == NodeKind::Directory {
+                Ok(0)
+            } else {
+                Err(refuse("the root must be a directory"))
+            };
+        };
+        let mut dir = 0;
+        for part in parents {
+            dir = self.child(dir, part, NodeKind::Directory)?;
+        }
+        let id = self.child(dir, name, kind)?;
+        self.forget(id);
+        Ok(id)
+    }
+
+    fn child(&mut self, dir: u32, name: &[u8], kind: NodeKind) -> Result<u32> {
+        let key = (dir, Box::from(name));
+        if let Some(found) = self.children.get(&key).copied() {
+            let is_dir = |kind| kind == NodeKind::Directory;
+            let held = self.draft(found)?.attr.kind;
+            if is_dir(held) == is_dir(kind) && !self.hard_links.contains_key(&found) {
+                return Ok(found);
+            }
+        }
+        let id = u32::try_from(self.nodes.len()).map_err(|_| refuse("too many nodes"))?;
+        self.nodes.push(draft(kind));
+        self.children.insert(key, id);
+        Ok(id)
+    }
+
+    fn draft(&mut self, id: u32) -> Result<&mut Draft> {
+        self.nodes
+            .get_mut(id as usize)
+            .ok_or_else(|| refuse("the TOC refers to itself in a wrong way"))
+    }
+
+    fn forget(&mut self, id: u32) {
+        self.files.remove(&id);
+        self.hard_links.remove(&id);
+        self.links.remove(&id);
+        self.xattrs.remove(&id);
+    }
+
+    fn describe(&mut self, id: u32, entry: &TocEntry) -> Result<()> {
+        let kind = kind_of(entry)?;
+        let attr = NodeAttr {
+            kind,
+            size: 0,
+            perm: u16::try_from(entry.mode & 0o7777).unwrap_or(0),
+            uid: owner(entry.uid, "uid")?,
+            gid: owner(entry.gid, "gid")?,
+            mtime: mtime(&entry.mod_time)?,
+            nlink: 1,
+        };
+        self.draft(id)?.attr = attr;
+        let xattrs = xattrs(entry)?;
+        if !xattrs.is_empty() {
+            self.xattrs.insert(id, xattrs);
+        }
+        match &*entry.kind {
+            "hardlink" => self.add_hard_link(id, entry),
+            "symlink" => self.add_symlink(id, entry),
+            "reg" => self.add_file(id, entry),
+            _ => Ok(()),
+        }
+    }
+
+    fn add_hard_link(&mut self, id: u32, entry: &TocEntry) -> Result<()> {
+        let target = clean(entry.link_name.as_bytes())?.join(&b'/');
+        self.xattrs.remove(&id);
+        self.hard_links.insert(id, target);
+        Ok(())
+    }
+
+    fn add_symlink(&mut self, id: u32, entry: &TocEntry) -> Result<()> {
+        if entry.link_name.is_empty() || entry.link_name.len() >= format::MAX_PATH {
+            return Err(refuse("the target of a symbolic link must have 1 to 4095 bytes"));
+        }
+        self.draft(id)?.attr.size = entry.link_name.len() as u64;
+        self.links.insert(id, Bytes::copy_from_slice(entry.link_name.as_bytes()));
+        Ok(())
+    }
+
+    fn add_file(&mut self, id: u32, entry: &TocEntry) -> Result<()> {
+        let size = unsigned(entry.size, "size")?;
+        if size > format::MAX_FILE_SIZE {
+            return Err(refuse("a file may have 2^62 bytes"));
+        }
+        self.draft(id)?.attr.size = size;
+        if size == 0 {
+            return Ok(());
+        }
+        self.files.insert(id, RawFile { node: id, size, chunks: vec![raw_chunk(entry)?] });
+        self.last_file = Some(id);
+        Ok(())
+    }
+
+    fn add_chunk(&mut self, entry: &TocEntry) -> Result<()> {
+        let chunk = raw_chunk(entry)?;
+        let file = self.last_file.and_then(|id| self.files.get_mut(&id));
+        let file =
+            file.ok_or_else(|| refuse("a chunk must follow a regular file that is not empty"))?;
+        file.chunks.push(chunk);
+        Ok(())
+    }
+
+    fn find(&self, path: &[u8]) -> Option<u32> {
+        let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+        parts.try_fold(0, |dir, part| self.children.get(&(dir, Box::from(part))).copied())
+    }
+
+    /// The file that each hard link stands for, through links to links.
+    fn resolve(&self) -> Result<HashMap<u32, u32>> {
+        let mut resolved = HashMap::new();
+        for link in self.hard_links.keys() {
+            let mut at = *link;
+            // A chain longer than the number of links is a cycle.
+            for _ in 0..=self.hard_links.len() {
+                let Some(target) = self.hard_links.get(&at) else { break };
+                at = self.find(target).ok_or_else(|| {
+                    refuse("the target of a hard link must be in the layer")
+                        .with_context("target", String::from_utf8_lossy(target))
+                })?;
+            }
+            let sound = !self.hard_links.contains_key(&at)
+                && self
+                    .nodes
+                    .get(at as usize)
+                    .is_some_and(|node| node.attr.kind != NodeKind::Directory);
+            if !sound {
+                return Err(refuse(
+                    "a hard link must lead to a file, not to a directory or itself",
+                ));
+            }
+            resolved.insert(*link, at);
+        }
+        Ok(resolved)
+    }
+
+    fn finish(mut self, digest: Digest, toc_offset: u64) -> Result<EstargzIndex> {
+        let targets = self.resolve()?;
+        let mut tree = Tree::grow(&self, &targets)?;
+        let files = tree.number.iter().filter_map(|(old, new)| {
+            self.files.remove(old).map(|file| RawFile { node: *new, ..file })
+        });
+        let layout = chunks::lay_out(files.collect(), &self.members, toc_offset)?;
+        for (node, range) in layout.files {
+            if let Some(node) = tree.nodes.get_mut(node as usize) {
+                node.range = range;
+            }
+        }
+        let renumber = |id: u32| tree.number.get(&id).copied();
+        let mark = match self.mark {
+            PrefetchMark::UpTo(range) if range.end() > toc_offset => {
+                return Err(refuse("the landmark must lie before the TOC"));
+            }
+            mark => mark,
+        };
+        Ok(EstargzIndex {
+            digest,
+            links: self
+                .links
+                .into_iter()
+                .filter_map(|(id, link)| Some((renumber(id)?, link)))
+                .collect(),
+            xattrs: self
+                .xattrs
+                .into_iter()
+                .filter_map(|(id, list)| Some((renumber(id)?, list)))
+                .collect(),
+            names: tree.names,
+            nodes: tree.nodes,
+            dirents: tree.dirents,
+            chunks: layout.chunks,
+            blob_order: layout.blob_order,
+            image_size: layout.image_size,
+            mark,
+        })
+    }
+}
+
+/// The reachable nodes, numbered in the order of a walk.
+#[derive(Default)]
+struct Tree {
+    names: Names,
+    nodes: Vec<Node>,
+    dirents: Vec<Dirent>,
+    /// From a draft's number to a node's.
+    number: HashMap<u32, u32>,
+}
+
+impl Tree {
+    fn grow(builder: &Builder, targets: &HashMap<u32, u32>) -> Result<Self> {
+        let mut listed: HashMap<u32, Vec<(&[u8], u32)>> = HashMap::new();
+        for ((dir, name), id) in &builder.children {
+            listed.entry(*dir).or_default().push((name, targets.get(id).copied().unwrap_or(*id)));
+        }
+        let mut tree = Self::default();
+        tree.node(builder, 0, 0, b"")?;
+        let mut todo = vec![0];
+        while let Some(old) = todo.pop() {
+            let Some(mut children) = listed.remove(&old) else { continue };
+            children.sort_unstable();
+            todo.extend(tree.directory(builder, old, &children)?);
+        }
+        tree.names.shrink();
+        tree.dirents.shrink_to_fit();
+        tree.nodes.shrink_to_fit();
+        Ok(tree)
+    }
+
+    /// Lists the children of a directory; returns those that are directories themselves.
+    fn directory(
+        &mut self,
+        builder: &Builder,
+        old: u32,
+        children: &[(&[u8], u32)],
+    ) -> Result<Vec<u32>> {
+        let dir = self.number.get(&old).copied().unwrap_or(0);
+        let start = index(self.dirents.len())?;
+        let mut directories = Vec::new();
+        for (name, child) in children {
+            let (node, name) = match self.number.get(child).copied() {
+                Some(node) => (node, self.names.push(name)?),
+                None => self.node(builder, *child, dir, name)?,
+            };
+            let found = self.at(node)?;
+            if found.attr.kind == NodeKind::Directory {
+                directories.push(*child);
+                self.at(dir)?.attr.nlink += 1;
+            } else {
+                found.attr.nlink += 1;
+            }
+            self.dirents.push(Dirent { name, node });
+        }
+        self.at(dir)?.range = start..index(self.dirents.len())?;
+        Ok(directories)
+    }
+
+    fn node(
+        &mut self,
+        builder: &Builder,
+        old: u32,
+        parent: u32,
+        name: &[u8],
+    ) -> Result<(u32, Name)> {
+        let draft =
+            builder.nodes.get(old as usize).ok_or_else(|| refuse("a child without a node"))?;
+        let number = index(self.nodes.len())?;
+        let name = self.names.push(name)?;
+        let is_dir = draft.attr.kind == NodeKind::Directory;
+        // Names are counted as they are listed; a directory has "." and its name in its parent.
+        let attr = NodeAttr { nlink: if is_dir { 2 } else { 0 }, ..draft.attr };
+        self.nodes.push(Node { attr, parent, name, range: Range::default() });
+        self.number.insert(old, number);
+        Ok((number, name))
+    }
+
+    fn at(&mut self, node: u32) -> Result<&mut Node> {
+        self.nodes.get_mut(NodeId(node).0 as usize).ok_or_else(|| refuse("a node without a number"))
+    }
+}
+
+fn index(count: usize) -> Result<u32> {
+    u32::try_from(count).map_err(|_| refuse("too many nodes"))
+}
+
+/// The parts of a path, as `clean("/" + name)` gives them: `..` cannot leave the root.
+fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
+    if path.len() > format::MAX_PATH {
+        return Err(refuse("a path may have 4096 bytes"));
+    }
+    if path.contains(&0) {
+        return Err(refuse("a path may not hold a zero byte"));
+    }
+    let mut parts = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part if part.len() > format::MAX_NAME => {
+                return Err(refuse("a name may have 255 bytes"));
+            }
+            part => parts.push(part),
+        }
+    }
+    Ok(parts)
+}
+
+fn kind_of(entry: &TocEntry) -> Result<NodeKind> {
+    let device = || -> Result<Device> {
+        let part = |number, field| {
+            u32::try_from(unsigned(number, field)?)
+                .map_err(|_| refuse("a device number may have 32 bits"))
+        };
+        Ok(Device {
+            major: part(entry.dev_major, "devMajor")?,
+            minor: part(entry.dev_minor, "devMinor")?,
+        })
+    };
+    match &*entry.kind {
+        "dir" => Ok(NodeKind::Directory),
+        // What a hard link is, its target says.
+        "reg" | "hardlink" => Ok(NodeKind::File),
+        "symlink" => Ok(NodeKind::Symlink),
+        "char" => Ok(NodeKind::CharDevice(device()?)),
+        "block" => Ok(NodeKind::BlockDevice(device()?)),
+        "fifo" => Ok(NodeKind::Fifo),
+        _ => Err(refuse(
+            "the type of an entry must be dir, reg, symlink, hardlink, char, block, fifo or chunk",
+        )
+        .with_context("type", format!("{:.40?}", entry.kind))),
+    }
+}
+
+fn raw_chunk(entry: &TocEntry) -> Result<RawChunk> {
+    // An entry of old TOCs has only the digest of the file, which is its one chunk.
+    let text = if entry.chunk_digest.is_empty() { &entry.digest } else { &entry.chunk_digest };
+    let digest = text
+        .parse()
+        .map_err(|_| refuse("a payload must have a chunkDigest or digest of sha256"))?;
+    Ok(RawChunk {
+        file_offset: unsigned(entry.chunk_offset, "chunkOffset")?,
+        len: unsigned(entry.chunk_size, "chunkSize")?,
+        offset: unsigned(entry.offset, "offset")?,
+        inner_offset: unsigned(entry.inner_offset, "innerOffset")?,
+        digest,
+    })
+}
+
+fn xattrs(entry: &TocEntry) -> Result<Xattrs> {
+    let decode = |(name, value): (&String, &String)| {
+        let value =
+            STANDARD.decode(value).map_err(|_| refuse("the value of an xattr must be base64"))?;
+        let sound = !name.is_empty() && name.len() <= format::MAX_NAME && !name.contains('\0');
+        if !sound || value.len() > format::MAX_XATTR_VALUE {
+            return Err(refuse("an xattr may have a name of 255 bytes and a value of 65536"));
+        }
+        Ok((Box::from(name.as_bytes()), value.into_boxed_slice()))
+    };
+    // A map of strings is sorted bytewise already.
+    entry.xattrs.iter().map(decode).collect()
+}
+
+fn mtime(text: &str) -> Result<Timestamp> {
+    if text.is_empty() {
+        return Ok(Timestamp::default());
+    }
+    time::parse(text).ok_or_else(|| {
+        refuse("a modtime must be an RFC 3339 time").with_context("modtime", format!("{text:.40?}"))
+    })
+}
+
+fn owner(number: i64, field: &'static str) -> Result<u32> {
+    u32::try_from(number)
+        .map_err(|_| refuse("an owner must be a number of 32 bits").with_context(field, number))
+}
+
+fn unsigned(number: i64, field: &'static str) -> Result<u64> {
+    u64::try_from(number)
+        .map_err(|_| refuse("a number must not be negative").with_context(field, number))
+}
+
+fn refuse(rule: &'static str) -> Error {
+    Error::new(ErrorKind::Malformed, "toc::read", rule)
+}
