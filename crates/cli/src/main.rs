@@ -1,1 +1,2 @@
+//! The `bolide` command.
 fn main() {}

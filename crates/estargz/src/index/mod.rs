@@ -1,6 +1,7 @@
 //! The verified tree of one layer, held compactly.
 mod builder;
 mod chunks;
+mod fields;
 mod names;
 
 use std::{
