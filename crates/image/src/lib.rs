@@ -1,1 +1,24 @@
-//! References, manifests, conversion, push and a small registry server
+//! Images as a whole: where they are, their manifests, conversion to eStargz, and a small registry
+//! server over an OCI layout.
+//!
+//! An image is read through [`ImageSource`], written through an [`ImageSink`], and
+//! [`convert_image`] stands between the two.
+#![forbid(unsafe_code)]
+
+mod blob_reader;
+mod convert;
+mod layout;
+mod location;
+pub mod manifest;
+mod platform;
+mod server;
+mod sink;
+mod source;
+
+pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Progress, convert_image};
+pub use layout::Layout;
+pub use location::Location;
+pub use platform::Platform;
+pub use server::{ServedCounters, ServerHandle, serve_layout};
+pub use sink::ImageSink;
+pub use source::ImageSource;
