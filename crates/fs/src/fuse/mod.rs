@@ -1,0 +1,6 @@
+//! Shows layers through FUSE. FUSE types stay in this module.
+mod attr;
+mod filesystem;
+mod mounter;
+
+pub use mounter::{FuseConfig, FuseMounter, detach};

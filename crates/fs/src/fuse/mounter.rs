@@ -1,0 +1,256 @@
+//! Mounts and unmounts layers.
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bolide_core::{
+    Digest, Error, ErrorKind, Exposure, MountCapability, MountRequest, Mounted, Mounter, Result,
+    memory::{MemoryLayerBuilder, MemoryLayerStore},
+};
+use fuser::{Config, MountOption, Session, SessionACL};
+use parking_lot::Mutex;
+use rustix::mount::UnmountFlags;
+use tokio::{runtime::Handle, sync::watch};
+
+use super::filesystem::LayerFilesystem;
+use crate::{Layer, ops::LayerOps};
+
+/// How FUSE mounts behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FuseConfig {
+    /// Threads that read requests of one mount, at least 1. Each has a descriptor of its own.
+    pub threads: usize,
+}
+
+impl Default for FuseConfig {
+    fn default() -> Self {
+        Self { threads: 2 }
+    }
+}
+
+/// Shows layers through FUSE: one mount a layer.
+#[derive(Clone, Debug)]
+pub struct FuseMounter {
+    runtime: Handle,
+    config: FuseConfig,
+    live: Arc<Mutex<HashMap<String, Live>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Live {
+    toc: Digest,
+    exposure: Exposure,
+    /// Why the session ended, once it has.
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl FuseMounter {
+    /// Fetches run on `runtime`.
+    #[must_use]
+    pub fn new(runtime: Handle, config: FuseConfig) -> Self {
+        Self { runtime, config, live: Arc::default() }
+    }
+
+    /// The live mount of this id, if it shows the same.
+    fn find(&self, request: &MountRequest) -> Result<Option<Live>> {
+        let Some(live) = self.live.lock().get(&request.id).cloned() else { return Ok(None) };
+        let exposure = Exposure::Directory(request.target.clone());
+        if live.ended.borrow().is_some() {
+            return Ok(None);
+        }
+        if live.toc == request.layer.toc.digest() && live.exposure == exposure {
+            return Ok(Some(live));
+        }
+        Err(Error::new(
+            ErrorKind::AlreadyExists,
+            "fuse::mount",
+            "another layer or target is mounted under this id",
+        )
+        .with_context("id", &request.id))
+    }
+
+    fn start(&self, request: &MountRequest) -> Result<Live> {
+        let ops = Arc::new(LayerOps::new(request.layer.clone(), request.options.opaque)?);
+        let filesystem = LayerFilesystem::new(ops, self.runtime.clone());
+        let session = Session::new(filesystem, &request.target, &self.options(request));
+        let session = session.map_err(|error| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "fuse::mount",
+                format!("FUSE cannot mount here: {error}"),
+            )
+            .with_context("target", request.target.display())
+        })?;
+        let (sender, ended) = watch::channel(None);
+        let run = move || {
+            let reason = session
+                .run()
+                .err()
+                .map_or_else(|| "unmounted".to_owned(), |error| error.to_string());
+            sender.send_replace(Some(reason));
+        };
+        std::thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(run)
+            .map_err(|error| Error::io("fuse::mount", error))?;
+        let exposure = Exposure::Directory(request.target.clone());
+        Ok(Live { toc: request.layer.toc.digest(), exposure, ended })
+    }
+
+    fn options(&self, request: &MountRequest) -> Config {
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName("bolide".to_owned()),
+            MountOption::Subtype("bolide".to_owned()),
+            MountOption::RO,
+            MountOption::Suid,
+        ];
+        config.acl = if request.options.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(self.config.threads.max(1));
+        config.clone_fd = self.config.threads > 1;
+        config
+    }
+
+    fn handle(&self, id: String, live: Live) -> Box<dyn Mounted> {
+        Box::new(FuseMounted { id, live, all: Arc::clone(&self.live) })
+    }
+}
+
+#[async_trait]
+impl Mounter for FuseMounter {
+    fn name(&self) -> &'static str {
+        "fuse"
+    }
+
+    async fn probe(&self) -> Result<MountCapability> {
+        let target = tempdir()?;
+        let made = MemoryLayerBuilder::default()
+            .directory("probe", bolide_core::memory::NodeMeta::with_perm(0o755))?
+            .build();
+        let layer = Layer::builder()
+            .source(Arc::new(made.blob))
+            .index(made.toc)
+            .store(Arc::new(MemoryLayerStore::new()));
+        let layer = layer.build().await?.view();
+        let id = format!("probe:{}", target.0.display());
+        let request = MountRequest {
+            id,
+            layer,
+            target: target.0.clone(),
+            options: bolide_core::MountOptions::default(),
+        };
+        let mounted = self.mount(request).await?;
+        let probed = target.0.join("probe");
+        let seen = tokio::task::spawn_blocking(move || std::fs::metadata(probed)).await;
+        mounted.unmount().await?;
+        match seen {
+            Ok(Ok(metadata)) if metadata.is_dir() => Ok(MountCapability::default()),
+            other => Err(Error::new(
+                ErrorKind::Unsupported,
+                "fuse::probe",
+                format!("a trial mount does not show its tree: {other:?}"),
+            )),
+        }
+    }
+
+    async fn mount(&self, request: MountRequest) -> Result<Box<dyn Mounted>> {
+        if let Some(live) = self.find(&request)? {
+            return Ok(self.handle(request.id, live));
+        }
+        let (mounter, id) = (self.clone(), request.id.clone());
+        let started = tokio::task::spawn_blocking(move || mounter.start(&request)).await;
+        let live = started.map_err(|error| {
+            Error::new(ErrorKind::Unexpected, "fuse::mount", error.to_string())
+        })??;
+        self.live.lock().insert(id.clone(), live.clone());
+        Ok(self.handle(id, live))
+    }
+}
+
+/// A directory that is removed when it is no longer needed.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // An empty directory left behind in /tmp harms nobody.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+fn tempdir() -> Result<Scratch> {
+    let base = std::env::temp_dir();
+    let io = |error| Error::io("fuse::probe", error);
+    for number in 0..100_u32 {
+        let path = base.join(format!("bolide-probe-{}-{number}", std::process::id()));
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| Scratch(path)).map_err(io),
+        }
+    }
+    Err(io(io::ErrorKind::AlreadyExists.into()))
+}
+
+/// A handle of a live mount.
+#[derive(Debug)]
+struct FuseMounted {
+    id: String,
+    live: Live,
+    all: Arc<Mutex<HashMap<String, Live>>>,
+}
+
+#[async_trait]
+impl Mounted for FuseMounted {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn exposure(&self) -> &Exposure {
+        &self.live.exposure
+    }
+
+    async fn lost(&self) -> Error {
+        let mut ended = self.live.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        Error::new(
+            ErrorKind::Unavailable,
+            "fuse::session",
+            reason.unwrap_or_else(|| "the session panicked".to_owned()),
+        )
+        .with_context("id", &self.id)
+    }
+
+    async fn unmount(&self) -> Result<()> {
+        let Exposure::Directory(target) = self.live.exposure.clone() else { return Ok(()) };
+        let unmounted =
+            tokio::task::spawn_blocking(move || unmount(&target, UnmountFlags::empty())).await;
+        unmounted.map_err(|error| {
+            Error::new(ErrorKind::Unexpected, "fuse::unmount", error.to_string())
+        })??;
+        // Not waited for: an overlay on top holds the file system without its name, and the session
+        // serves it until that is gone.
+        self.all.lock().remove(&self.id);
+        Ok(())
+    }
+}
+
+fn unmount(target: &Path, flags: UnmountFlags) -> Result<()> {
+    rustix::mount::unmount(target, flags).map_err(|errno| {
+        let kind = if errno == rustix::io::Errno::BUSY {
+            ErrorKind::FailedPrecondition
+        } else {
+            ErrorKind::Io
+        };
+        Error::new(kind, "fuse::unmount", io::Error::from(errno).to_string())
+            .with_context("target", target.display())
+    })
+}
+
+/// Takes a mount out of the tree of names, busy or not: for mounts whose process has died. What is
+/// open keeps failing; nothing new sees it. Blocks.
+pub fn detach(target: &Path) -> Result<()> {
+    unmount(target, UnmountFlags::DETACH)
+}

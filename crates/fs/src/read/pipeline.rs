@@ -1,0 +1,302 @@
+//! Reads file content: what is present from the layer image, the rest after filling it.
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bolide_core::{
+    AccessEvent, AccessSink, BlobSource, ByteRange, ChunkCache, ChunkSpan, Error, ErrorKind,
+    FetchRequest, FetchTarget, FileReader, FillReport, LayerImage, LayerStatus, LayerStore, NodeId,
+    Priority, Result, Scheduler, StatusSource, TocIndex,
+};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::{ReadConfig, WorkerPool, decode, flights::Flights, plan, stream_fill::StreamFill};
+
+/// Largest decoded member held in memory, in bytes; larger ones are streamed.
+const MAX_DECODED: u64 = 64 << 20;
+
+/// What a pipeline is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) index: Arc<dyn TocIndex>,
+    pub(crate) image: Arc<dyn LayerImage>,
+    pub(crate) store: Arc<dyn LayerStore>,
+    pub(crate) source: Arc<dyn BlobSource>,
+    pub(crate) scheduler: Arc<dyn Scheduler>,
+    pub(crate) caches: Vec<Arc<dyn ChunkCache>>,
+    pub(crate) access: Option<Arc<dyn AccessSink>>,
+    pub(crate) workers: WorkerPool,
+    pub(crate) config: ReadConfig,
+}
+
+/// The read pipeline of one layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    parts: Arc<Parts>,
+    flights: Flights,
+    fetched: Arc<AtomicU64>,
+    last_error: Arc<Mutex<Option<String>>>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+            flights: Flights::default(),
+            fetched: Arc::default(),
+            last_error: Arc::default(),
+        }
+    }
+
+    /// Waits for fetches under way.
+    pub(crate) async fn close(&self) {
+        self.flights.close().await;
+    }
+
+    fn missing<'a>(&'a self, spans: &'a [ChunkSpan]) -> impl Iterator<Item = &'a ChunkSpan> {
+        spans.iter().filter(|span| !self.parts.image.is_present(span.index))
+    }
+
+    /// Makes the chunks of these members present; stops at the first failure.
+    async fn fill_members(&self, members: Vec<ByteRange>, priority: Priority) -> Result<()> {
+        let filling = members.into_iter().map(|member| {
+            let pipeline = self.clone();
+            let work = move || -> super::flights::Work {
+                Box::pin(async move { pipeline.fill_member(member, priority).await })
+            };
+            self.flights.join(member.start(), work)
+        });
+        let mut filling =
+            stream::iter(filling).buffer_unordered(self.parts.config.fill_concurrency);
+        while let Some(filled) = filling.next().await {
+            filled?;
+        }
+        Ok(())
+    }
+
+    async fn fill_member(&self, member: ByteRange, priority: Priority) -> Result<()> {
+        let filled = self.try_fill_member(member, priority).await;
+        if let Err(error) = &filled {
+            tracing::error!(blob = %self.parts.source.digest(), %member, %error, "a member cannot be filled");
+        }
+        *self.last_error.lock() = filled.as_ref().err().map(ToString::to_string);
+        filled
+    }
+
+    async fn try_fill_member(&self, member: ByteRange, priority: Priority) -> Result<()> {
+        let mut wanted = Vec::new();
+        for span in plan::chunks_of(&*self.parts.index, member)? {
+            if !self.parts.image.is_present(span.index) && !self.fill_from_node(&span).await {
+                wanted.push(span);
+            }
+        }
+        let decoded = wanted.iter().map(decode::end_of).max().unwrap_or(0);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.fetched.fetch_add(member.len(), Ordering::Relaxed);
+        if member.len() > self.parts.scheduler.max_len() || decoded > MAX_DECODED {
+            return self.fill_streamed(member, wanted, priority).await;
+        }
+        self.fill_held(member, wanted, priority).await
+    }
+
+    /// Finds a chunk in another layer's image or in a cache tier. A failure there is only a miss.
+    async fn fill_from_node(&self, span: &ChunkSpan) -> bool {
+        let parts = &self.parts;
+        match parts.store.copy_local(&*parts.image, &span.slot()).await {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a chunk of another layer cannot be copied"),
+        }
+        for cache in &parts.caches {
+            let filled = match cache.get(&span.key).await {
+                Ok(Some(chunk)) => parts.image.fill(&span.slot(), chunk).await.map(|()| true),
+                Ok(None) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match filled {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(cache = cache.name(), %error, "a cache tier failed"),
+            }
+        }
+        false
+    }
+
+    fn request(&self, range: ByteRange, priority: Priority) -> FetchRequest {
+        FetchRequest { source: Arc::clone(&self.parts.source), range, priority }
+    }
+
+    async fn fill_held(
+        &self,
+        member: ByteRange,
+        wanted: Vec<ChunkSpan>,
+        priority: Priority,
+    ) -> Result<()> {
+        let parts = &self.parts;
+        let fetched = parts.scheduler.fetch(self.request(member, priority)).await?;
+        let spans = wanted.clone();
+        let decoded = parts.workers.run(move || decode::decode(fetched.bytes(), &spans)).await;
+        let chunks = decoded.map_err(|error| self.explain(error, &wanted))?;
+        for (span, chunk) in wanted.iter().zip(chunks) {
+            parts.image.fill(&span.slot(), chunk.clone()).await?;
+            for cache in &parts.caches {
+                if let Err(error) = cache.put(chunk.clone()).await {
+                    tracing::warn!(cache = cache.name(), %error, "a cache tier failed");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill_streamed(
+        &self,
+        member: ByteRange,
+        wanted: Vec<ChunkSpan>,
+        priority: Priority,
+    ) -> Result<()> {
+        let parts = &self.parts;
+        let mut fill = StreamFill::new(&*parts.image, wanted.clone())?;
+        let mut start = member.start();
+        while start < member.end() && !fill.is_done() {
+            let end = member.end().min(start + parts.scheduler.max_len());
+            let range = ByteRange::new(start..end)?;
+            let fetched = parts.scheduler.fetch(self.request(range, priority)).await?;
+            let pushed = fill.push(fetched.bytes()).await;
+            pushed.map_err(|error| self.explain(error, &wanted))?;
+            start = end;
+        }
+        fill.finish().map_err(|error| self.explain(error, &wanted))
+    }
+
+    /// Says which layer and files a failure is about.
+    fn explain(&self, error: Error, spans: &[ChunkSpan]) -> Error {
+        let path = |span: &ChunkSpan| self.parts.index.path(span.file).unwrap_or_default();
+        let error = error.with_context("blob", self.parts.source.digest());
+        match spans {
+            [span] => error
+                .with_context("file", path(span).display())
+                .with_context("chunk_offset", span.file_offset),
+            [first, .., last] => error
+                .with_context("first_file", path(first).display())
+                .with_context("last_file", path(last).display()),
+            [] => error,
+        }
+    }
+
+    fn note(&self, event: impl FnOnce() -> AccessEvent) {
+        if let Some(access) = &self.parts.access {
+            access.record(self.parts.index.digest(), event());
+        }
+    }
+
+    /// The part of a wish that lies inside the file.
+    fn clamp(&self, file: NodeId, range: &Range<u64>) -> Result<Range<u64>> {
+        let size = self.parts.index.attr(file)?.size;
+        let end = range.end.min(size);
+        Ok(range.start.min(end)..end)
+    }
+}
+
+/// Reads chunks that are present; `None` when one is not.
+fn gather(
+    image: &dyn LayerImage,
+    spans: &[ChunkSpan],
+    range: &Range<u64>,
+) -> Result<Option<Bytes>> {
+    let mut buf = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    let mut rest = &mut buf[..];
+    for span in spans {
+        let from = range.start.saturating_sub(span.file_offset);
+        let end = range.end.min(span.file_offset + span.key.len) - span.file_offset;
+        let len = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX).min(rest.len());
+        let (part, after) = rest.split_at_mut(len);
+        if !image.try_read(&span.slot(), from, part)? {
+            return Ok(None);
+        }
+        rest = after;
+    }
+    if rest.is_empty() {
+        return Ok(Some(buf.into()));
+    }
+    Err(Error::new(ErrorKind::Unexpected, "pipeline::gather", "the chunks do not cover the range"))
+}
+
+#[async_trait]
+impl FileReader for Pipeline {
+    fn try_read(&self, file: NodeId, range: Range<u64>) -> Option<Result<Bytes>> {
+        let read = || -> Result<Option<Bytes>> {
+            let range = self.clamp(file, &range)?;
+            let spans = plan::spans(&*self.parts.index, file, range.clone())?;
+            if self.missing(&spans).next().is_some() {
+                return Ok(None);
+            }
+            gather(&*self.parts.image, &spans, &range)
+        };
+        let found = read().transpose()?;
+        self.note(|| AccessEvent::Read { file, range, hit: true });
+        Some(found)
+    }
+
+    async fn read(&self, file: NodeId, range: Range<u64>, priority: Priority) -> Result<Bytes> {
+        let range = self.clamp(file, &range)?;
+        let spans = plan::spans(&*self.parts.index, file, range.clone())?;
+        let members = plan::members(self.missing(&spans));
+        self.note(|| AccessEvent::Read { file, range: range.clone(), hit: members.is_empty() });
+        let deadline = self.parts.config.on_demand_timeout;
+        timeout(deadline, self.fill_members(members, priority)).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "pipeline::read",
+                "the bytes did not arrive in time",
+            )
+            .with_context("blob", self.parts.source.digest())
+            .with_context("seconds", deadline.as_secs()))
+        })?;
+        let image = Arc::clone(&self.parts.image);
+        let read = move || gather(&*image, &spans, &range);
+        self.parts.workers.run(read).await?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unexpected,
+                "pipeline::read",
+                "a chunk is absent after it was filled",
+            )
+        })
+    }
+
+    async fn fill(&self, target: &FetchTarget, priority: Priority) -> Result<FillReport> {
+        let spans = plan::target_spans(&*self.parts.index, target)?;
+        let members = plan::members(self.missing(&spans));
+        let missing = self.missing(&spans).count();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let report = FillReport {
+            chunks: count(spans.len()),
+            hits: count(spans.len() - missing),
+            fetched_bytes: members.iter().map(|member| member.len()).sum(),
+        };
+        self.fill_members(members, priority).await?;
+        Ok(report)
+    }
+}
+
+impl StatusSource for Pipeline {
+    fn status(&self) -> LayerStatus {
+        LayerStatus {
+            blob: self.parts.source.digest(),
+            toc: self.parts.index.digest(),
+            blob_size: self.parts.source.size(),
+            fetched_bytes: self.fetched.load(Ordering::Relaxed),
+            presence: self.parts.image.presence(),
+            error: self.last_error.lock().clone(),
+        }
+    }
+}
