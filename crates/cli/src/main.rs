@@ -1,2 +1,13 @@
-//! The `bolide` command.
-fn main() {}
+//! The `bolide` command: one file for each subcommand.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod convert;
+mod output;
+mod size;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

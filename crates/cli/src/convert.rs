@@ -1,0 +1,133 @@
+//! `bolide convert`: rewrites an image with eStargz layers.
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bolide_estargz::BuildOptions;
+use bolide_image::{ConvertOptions, ConvertReport, Location, Platform, Progress, convert_image};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Deserialize;
+
+use crate::{output, size};
+
+/// Longest list of recorded paths, in bytes.
+const MAX_RECORD: u64 = 64 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image to read: oci:DIR[:TAG]
+    src: Location,
+    /// Image to write: oci:DIR[:TAG]
+    dst: Location,
+    /// Largest chunk: what the first read of a file fetches at least
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size::parse)]
+    chunk_size: u64,
+    /// Compression level
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=9))]
+    level: u32,
+    /// File that lists the paths used first: one a line, or JSON lines with a `path`
+    #[arg(long, value_name = "FILE")]
+    record_in: Option<PathBuf>,
+    /// Which image of a multi-platform one, for example linux/arm64 [default: this machine's]
+    #[arg(long)]
+    platform: Option<Platform>,
+    /// Write OCI media types where the source has Docker's
+    #[arg(long)]
+    oci: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let prioritized = match args.record_in {
+        Some(path) => {
+            tokio::task::spawn_blocking(move || {
+                read_record(&path).with_context(|| format!("cannot use {}", path.display()))
+            })
+            .await??
+        }
+        None => Vec::new(),
+    };
+    let layer = BuildOptions {
+        chunk_size: args.chunk_size,
+        level: args.level,
+        prioritized,
+        ..BuildOptions::default()
+    };
+    let platform = args.platform.unwrap_or_else(Platform::host);
+    let options = ConvertOptions { layer, platform, oci: args.oci };
+    let bar = progress_bar();
+    let show = |event| match event {
+        Progress::Started { size, .. } => bar.inc_length(size),
+        Progress::Read { bytes, .. } => bar.inc(bytes),
+        _ => {}
+    };
+    let report = convert_image(&args.src, &args.dst, &options, show).await;
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json { output::json(&report) } else { print(&args.dst, &report) }
+}
+
+/// Drawn only when standard error is a terminal.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    match ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn print(dst: &Location, report: &ConvertReport) -> Result<()> {
+    for layer in &report.layers {
+        let sizes = format!("{} -> {}", HumanBytes(layer.source_size), HumanBytes(layer.size));
+        output::line(&format!("{}  {sizes}  toc {}", layer.digest, layer.toc_digest))?;
+    }
+    output::line(&format!("{dst} {}", report.digest))
+}
+
+#[derive(Deserialize)]
+struct Recorded {
+    path: String,
+}
+
+fn read_record(path: &Path) -> Result<Vec<String>> {
+    let file = File::open(path)?;
+    ensure!(file.metadata()?.len() <= MAX_RECORD, "a list of paths may have 64 MiB");
+    let mut paths = Vec::new();
+    for (at, line) in BufReader::new(file.take(MAX_RECORD)).lines().enumerate() {
+        let line = line.with_context(|| format!("line {}", at + 1))?;
+        if line.starts_with('{') {
+            let recorded: Recorded =
+                serde_json::from_str(&line).with_context(|| format!("line {}", at + 1))?;
+            paths.push(recorded.path);
+        } else if !line.is_empty() {
+            paths.push(line);
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn record(text: &str) -> Result<Vec<String>> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(text.as_bytes())?;
+        read_record(file.path())
+    }
+
+    #[test]
+    fn both_forms_of_a_record_are_read() {
+        let text = "bin/a b\n\n{\"path\": \"etc/x\", \"layerIndex\": 1}\n";
+        assert_eq!(record(text).expect("record"), ["bin/a b", "etc/x"]);
+        let error = record("ok\n{\"no\": 1}\n").expect_err("no path");
+        assert!(format!("{error:#}").starts_with("line 2: "), "{error:#}");
+    }
+}
