@@ -10,9 +10,11 @@ use bolide_core::{Artifact, Error, Result};
 use bytes::Bytes;
 
 /// Replaces an artifact: a reader sees the old bytes or the new, after a crash too.
-pub(super) fn write(dir: &Path, artifact: Artifact, bytes: &[u8]) -> Result<()> {
+///
+/// `ticket` tells concurrent writers apart.
+pub(super) fn write(dir: &Path, artifact: Artifact, ticket: u64, bytes: &[u8]) -> Result<()> {
     let path = dir.join(artifact.file_name());
-    let temporary = path.with_extension("new");
+    let temporary = path.with_extension(format!("{ticket}.new"));
     let io =
         |error| Error::io("layer_store::put_artifact", error).with_context("path", path.display());
     fs::create_dir_all(dir).map_err(io)?;
@@ -44,7 +46,12 @@ pub(super) fn disk_bytes(dir: &Path) -> Result<u64> {
     let io = |error| Error::io("layer_store::list", error).with_context("path", dir.display());
     let mut sum = 0;
     for entry in fs::read_dir(dir).map_err(io)? {
-        sum += entry.and_then(|entry| entry.metadata()).map_err(io)?.blocks() * 512;
+        match entry.and_then(|entry| entry.metadata()) {
+            Ok(metadata) => sum += metadata.blocks() * 512,
+            // Replaced or removed since the directory was read.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
     }
     Ok(sum)
 }

@@ -8,8 +8,8 @@ use std::{
     },
     path::Path,
     sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -48,8 +48,42 @@ pub(super) struct Core {
     pending: Mutex<Vec<ChunkIndex>>,
     /// Who writes a slot holds its lock.
     slots: Mutex<HashMap<u32, Arc<AsyncMutex<()>>>>,
-    dirty: Arc<Dirty>,
+    /// Weak, because it holds images in turn.
+    dirty: Weak<Dirty>,
     content: Arc<ContentIndex>,
+    /// A sync of `data` failed: the kernel may have dropped any page written until then, and a later
+    /// sync would succeed without them.
+    failed: AtomicBool,
+    /// No other store opens the root as long as anyone can write here.
+    _lock: Arc<File>,
+}
+
+/// The right to write one slot. Whatever may still write holds it, also when nobody waits for that
+/// any more.
+#[derive(Debug)]
+pub(super) struct Claim {
+    core: Arc<Core>,
+    chunk: ChunkIndex,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        let mut slots = self.core.slots.lock();
+        // The lock goes when nobody waits for it.
+        if slots.get(&self.chunk.0).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            slots.remove(&self.chunk.0);
+        }
+    }
+}
+
+/// What an image shares with its store.
+#[derive(Clone, Debug)]
+pub(super) struct Home {
+    pub(super) dirty: Weak<Dirty>,
+    pub(super) content: Arc<ContentIndex>,
+    pub(super) lock: Arc<File>,
 }
 
 /// Images that hold chunks which are not yet durable. It keeps them alive until they are, whoever
@@ -78,12 +112,7 @@ impl Dirty {
 
 impl Core {
     /// Opens the image of a directory, or makes it anew when what is there is not of this shape.
-    pub(super) fn open(
-        dir: &Path,
-        spec: ImageSpec,
-        dirty: Arc<Dirty>,
-        content: Arc<ContentIndex>,
-    ) -> Result<Arc<Core>> {
+    pub(super) fn open(dir: &Path, spec: ImageSpec, home: Home) -> Result<Arc<Core>> {
         let io = |error| Error::io("layer_image::open", error).with_context("dir", dir.display());
         fs::create_dir_all(dir).map_err(io)?;
         let (data, record) = open_files(dir, &spec).map_err(io)?;
@@ -106,8 +135,10 @@ impl Core {
             record: Mutex::new(record),
             pending: Mutex::default(),
             slots: Mutex::default(),
-            dirty,
-            content,
+            dirty: home.dirty,
+            content: home.content,
+            failed: AtomicBool::new(false),
+            _lock: home.lock,
         };
         Ok(Arc::new(core))
     }
@@ -123,8 +154,10 @@ fn open_files(dir: &Path, spec: &ImageSpec) -> std::io::Result<(File, Record)> {
         return Ok((found.0, record));
     }
     // The old files may still be open elsewhere: names are given up, not contents overwritten.
+    // The old record must be gone before there is new data it would speak of.
     fs::remove_file(&record)?;
     fs::remove_file(&data)?;
+    artifact::sync_dir(dir)?;
     let made = options.open(&data)?;
     made.set_len(spec.size)?;
     made.sync_all()?;
@@ -161,18 +194,12 @@ impl Core {
     }
 
     /// Waits until nobody else writes the slot.
-    pub(super) async fn claim(&self, slot: &ChunkSlot) -> OwnedMutexGuard<()> {
+    pub(super) async fn claim(self: &Arc<Self>, slot: &ChunkSlot) -> Claim {
         let lock = Arc::clone(self.slots.lock().entry(slot.index.0).or_default());
-        lock.lock_owned().await
-    }
-
-    /// Gives the slot up; its lock goes when nobody waits for it.
-    pub(super) fn release(&self, slot: &ChunkSlot, guard: OwnedMutexGuard<()>) {
-        drop(guard);
-        let mut slots = self.slots.lock();
-        if slots.get(&slot.index.0).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            slots.remove(&slot.index.0);
-        }
+        // Made first: it tidies up as well when this future is dropped while it waits.
+        let mut claim = Claim { core: Arc::clone(self), chunk: slot.index, guard: None };
+        claim.guard = Some(lock.lock_owned().await);
+        claim
     }
 
     pub(super) fn write(&self, slot: &ChunkSlot, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -189,10 +216,12 @@ impl Core {
             self.chunks.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(slot.key.len, Ordering::Relaxed);
             let mut pending = self.pending.lock();
-            if pending.is_empty() {
-                self.dirty.add(Arc::clone(self));
+            if let Some(dirty) = self.dirty.upgrade().filter(|_| pending.is_empty()) {
+                dirty.add(Arc::clone(self));
             }
             pending.push(slot.index);
+            drop(pending);
+            self.content.add(self, slot);
         }
     }
 
@@ -210,6 +239,7 @@ impl Core {
     }
 
     pub(super) fn read(&self, slot: &ChunkSlot, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.check(slot)?;
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > slot.key.len) {
             return Err(Error::new(
@@ -235,16 +265,34 @@ impl Core {
         // The lock keeps two syncs apart, or the second could record what the first still writes.
         let mut record = self.record.lock();
         let pending = std::mem::take(&mut *self.pending.lock());
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                ErrorKind::Io,
+                "layer_image::sync",
+                "an earlier sync failed, so nothing more of this image is recorded until it is opened again; check the disk",
+            )
+            .with_context("toc", self.spec.toc));
+        }
         if pending.is_empty() {
             return Ok(());
         }
-        let synced = self.data.sync_data().and_then(|()| record.add(&pending));
-        if synced.is_err() {
+        if let Err(error) = self.data.sync_data() {
+            self.failed.store(true, Ordering::Relaxed);
+            return Err(io(error));
+        }
+        let recorded = record.add(&pending);
+        if recorded.is_err() {
+            // The data is safe; only the record is to be written again.
             let mut waiting = self.pending.lock();
             let added = std::mem::take(&mut *waiting);
             *waiting = pending.into_iter().chain(added).collect();
         }
-        synced.map_err(io)
+        recorded.map_err(io)
+    }
+
+    /// Whether another sync may succeed.
+    pub(super) fn may_sync(&self) -> bool {
+        !self.failed.load(Ordering::Relaxed)
     }
 }
 
@@ -277,31 +325,27 @@ impl LayerImage for DiskLayerImage {
             .with_context("expected", slot.key.digest)
             .with_context("actual", chunk.key().digest));
         }
-        let guard = self.core.claim(slot).await;
+        let claim = self.core.claim(slot).await;
         let (core, own) = (Arc::clone(&self.core), *slot);
-        let written = blocking(move || {
+        blocking(move || {
+            // The work outlives a caller that gives up, so the claim goes with the work.
+            let _claim = claim;
             if !core.is_present(own.index) {
                 core.write(&own, 0, chunk.bytes())?;
                 core.mark(&own);
             }
             Ok(())
-        });
-        let written = written.await;
-        self.core.release(slot, guard);
-        if written.is_ok() {
-            self.core.content.add(&self.core, slot);
-        }
-        written
+        })
+        .await
     }
 
     async fn writer(&self, slot: &ChunkSlot) -> Result<Option<Box<dyn SlotWriter>>> {
         self.core.check(slot)?;
-        let guard = self.core.claim(slot).await;
+        let claim = self.core.claim(slot).await;
         if self.core.is_present(slot.index) {
-            self.core.release(slot, guard);
             return Ok(None);
         }
-        Ok(Some(Box::new(DiskSlotWriter::new(Arc::clone(&self.core), *slot, guard))))
+        Ok(Some(Box::new(DiskSlotWriter::new(Arc::clone(&self.core), *slot, claim))))
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -311,5 +355,42 @@ impl LayerImage for DiskLayerImage {
     async fn sync(&self) -> Result<()> {
         let core = Arc::clone(&self.core);
         blocking(move || core.make_durable()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use bolide_core::ChunkKey;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_recorded_once_a_sync_failed() {
+        let dir = tempfile::tempdir().expect("directory");
+        let home = Home {
+            dirty: Weak::new(),
+            content: Arc::default(),
+            lock: Arc::new(tempfile::tempfile().expect("lock")),
+        };
+        let slot = ChunkSlot { index: ChunkIndex(0), image_offset: 0, key: ChunkKey::of(b"chunk") };
+        let spec = ImageSpec { toc: Digest::of(b"toc"), size: 4096, slots: vec![slot] };
+        let mut core = Core::open(dir.path(), spec.clone(), home.clone()).expect("opens");
+        core.write(&slot, 0, b"chunk").expect("writes");
+        core.mark(&slot);
+        // A pipe cannot be synced; the data file that returns afterwards can.
+        let (pipe, _writer) = std::io::pipe().expect("pipe");
+        // The content index refers to the image weakly, which `get_mut` refuses.
+        home.content.forget(spec.toc);
+        let pipe = File::from(OwnedFd::from(pipe));
+        let inner = Arc::get_mut(&mut core).expect("nobody else");
+        let data = std::mem::replace(&mut inner.data, pipe);
+        assert!(core.make_durable().is_err());
+        Arc::get_mut(&mut core).expect("nobody else").data = data;
+        assert!(core.make_durable().is_err(), "a later sync proves nothing of earlier writes");
+        drop(core);
+        let again = Core::open(dir.path(), spec, home).expect("opens");
+        assert!(!again.is_present(slot.index));
     }
 }

@@ -20,7 +20,10 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,7 +37,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 
 use content::ContentIndex;
-use image::{Core, Dirty, DiskLayerImage};
+use image::{Core, Dirty, DiskLayerImage, Home};
 
 /// How a [`DiskLayerStore`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,8 @@ impl Default for DiskLayerConfig {
 pub struct DiskLayerStore {
     shared: Arc<Shared>,
     flusher: Mutex<Option<JoinHandle<()>>>,
-    _lock: File,
+    /// Images hold it as well: they may outlive the store, and write.
+    lock: Arc<File>,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,8 @@ struct Shared {
     content: Arc<ContentIndex>,
     dirty: Arc<Dirty>,
     closing: Notify,
+    /// Next name of a temporary file.
+    tickets: AtomicU64,
 }
 
 impl DiskLayerStore {
@@ -80,9 +86,10 @@ impl DiskLayerStore {
             content: Arc::default(),
             dirty: Arc::default(),
             closing: Notify::new(),
+            tickets: AtomicU64::new(0),
         });
         let flusher = tokio::spawn(flush(Arc::clone(&shared), config.sync_interval));
-        Ok(Arc::new(Self { shared, flusher: Mutex::new(Some(flusher)), _lock: lock }))
+        Ok(Arc::new(Self { shared, flusher: Mutex::new(Some(flusher)), lock: Arc::new(lock) }))
     }
 
     /// Makes everything durable and ends the store's task.
@@ -101,6 +108,8 @@ impl Drop for DiskLayerStore {
         if let Some(flusher) = self.flusher.lock().take() {
             flusher.abort();
         }
+        // Images hold the lock; those nobody else holds go with the store.
+        self.shared.dirty.take();
     }
 }
 
@@ -129,7 +138,9 @@ impl Shared {
             let (toc, again) = (core.spec.toc, Arc::clone(&core));
             if let Err(error) = blocking(move || core.make_durable()).await {
                 tracing::warn!(%toc, %error, "filled chunks are not durable");
-                self.dirty.keep(again);
+                if again.may_sync() {
+                    self.dirty.keep(again);
+                }
             }
         }
     }
@@ -167,7 +178,7 @@ async fn blocking<T: Send + 'static>(
 #[async_trait]
 impl LayerStore for DiskLayerStore {
     async fn open(&self, spec: ImageSpec) -> Result<Arc<dyn LayerImage>> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, lock) = (Arc::clone(&self.shared), Arc::clone(&self.lock));
         let core = blocking(move || {
             spec.check()?;
             // Held while the files are opened, so that two openers make one image.
@@ -176,8 +187,8 @@ impl LayerStore for DiskLayerStore {
             if let Some(core) = live.filter(|core| core.spec == spec) {
                 return Ok(core);
             }
-            let (dirty, content) = (Arc::clone(&shared.dirty), Arc::clone(&shared.content));
-            let core = Core::open(&shared.dir(spec.toc), spec, dirty, content)?;
+            let (dirty, content) = (Arc::downgrade(&shared.dirty), Arc::clone(&shared.content));
+            let core = Core::open(&shared.dir(spec.toc), spec, Home { dirty, content, lock })?;
             images.retain(|_, core| core.strong_count() > 0);
             images.insert(core.spec.toc, Arc::downgrade(&core));
             shared.content.add_image(&core);
@@ -192,7 +203,8 @@ impl LayerStore for DiskLayerStore {
 
     async fn put_artifact(&self, toc: Digest, artifact: Artifact, bytes: Bytes) -> Result<()> {
         let dir = self.shared.dir(toc);
-        blocking(move || artifact::write(&dir, artifact, &bytes)).await
+        let ticket = self.shared.tickets.fetch_add(1, Ordering::Relaxed);
+        blocking(move || artifact::write(&dir, artifact, ticket, &bytes)).await
     }
 
     async fn artifact(&self, toc: Digest, artifact: Artifact) -> Result<Option<Bytes>> {
@@ -201,14 +213,18 @@ impl LayerStore for DiskLayerStore {
     }
 
     async fn remove(&self, toc: Digest) -> Result<()> {
-        let dir = self.shared.dir(toc);
-        self.shared.images.lock().remove(&toc);
-        self.shared.content.forget(toc);
-        blocking(move || match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("layer_store::remove", error).with_context("toc", toc))
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            // Held until the files are gone, so that nobody opens half of them.
+            let mut images = shared.images.lock();
+            images.remove(&toc);
+            shared.content.forget(toc);
+            match fs::remove_dir_all(shared.dir(toc)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("layer_store::remove", error).with_context("toc", toc))
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
         })
         .await
     }
@@ -228,7 +244,12 @@ fn list(shared: &Shared) -> Result<Vec<LayerUsage>> {
         let Ok(toc) = name.parse::<Digest>() else { continue };
         let live = shared.images.lock().get(&toc).and_then(Weak::upgrade);
         let presence = live.map_or_else(Presence::default, |core| core.presence());
-        found.push(LayerUsage { toc, disk_bytes: artifact::disk_bytes(&entry.path())?, presence });
+        match artifact::disk_bytes(&entry.path()) {
+            Ok(disk_bytes) => found.push(LayerUsage { toc, disk_bytes, presence }),
+            // Removed since the directory was read.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     found.sort_by_key(|usage| usage.toc);
     Ok(found)

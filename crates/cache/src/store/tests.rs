@@ -109,3 +109,131 @@ async fn a_fill_waits_for_the_writer_of_its_slot() {
     assert!(image.try_read(&spec.slots[0], 0, &mut buf).expect("reads"));
     assert_eq!(buf[..], bytes[..6000]);
 }
+
+/// Runs a future up to its first wait and gives it up there.
+async fn give_up<T>(future: impl Future<Output = T>) {
+    let mut future = Box::pin(future);
+    assert!(futures::poll!(&mut future).is_pending());
+}
+
+/// A runtime whose only blocking thread the test can keep busy.
+fn narrow() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().max_blocking_threads(1).build().expect("runtime")
+}
+
+#[test]
+fn a_write_that_was_given_up_keeps_its_slot() {
+    narrow().block_on(async {
+        let root = tempfile::tempdir().expect("root");
+        let store = store(root.path()).await;
+        let (spec, bytes) = spec("given up");
+        let image = store.open(spec.clone()).await.expect("opens");
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv().is_ok());
+        let mut writer =
+            SlotFill::begin(&*image, &spec.slots[0]).await.expect("begins").expect("absent");
+        give_up(writer.write(Bytes::from(vec![7; 6000]))).await;
+        drop(writer);
+        // The wrong bytes are still to be written: no other fill may begin before they were.
+        let mut next = Box::pin(image.writer(&spec.slots[0]));
+        assert!(futures::poll!(&mut next).is_pending());
+        release.send(()).expect("busy");
+        assert!(busy.await.expect("released"));
+        drop(next.await.expect("begins"));
+        fill(&*image, &spec, &bytes).await;
+        let mut buf = [0; 6000];
+        assert!(image.try_read(&spec.slots[0], 0, &mut buf).expect("reads"));
+        assert_eq!(buf[..], bytes[..6000]);
+    });
+}
+
+#[test]
+fn a_fill_that_was_given_up_keeps_its_slot() {
+    narrow().block_on(async {
+        let root = tempfile::tempdir().expect("root");
+        let store = store(root.path()).await;
+        let (spec, bytes) = spec("fill given up");
+        let image = store.open(spec.clone()).await.expect("opens");
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv().is_ok());
+        give_up(fill(&*image, &spec, &bytes)).await;
+        let mut next = Box::pin(image.writer(&spec.slots[0]));
+        assert!(futures::poll!(&mut next).is_pending());
+        release.send(()).expect("busy");
+        assert!(busy.await.expect("released"));
+        assert!(next.await.expect("begins").is_none(), "the fill went on and is complete");
+    });
+}
+
+#[test]
+fn a_torn_writer_commits_nothing() {
+    narrow().block_on(async {
+        let root = tempfile::tempdir().expect("root");
+        let store = store(root.path()).await;
+        let (spec, bytes) = spec("torn");
+        let image = store.open(spec.clone()).await.expect("opens");
+        let mut writer = image.writer(&spec.slots[0]).await.expect("begins").expect("absent");
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv().is_ok());
+        give_up(writer.write(bytes.slice(..6000))).await;
+        release.send(()).expect("busy");
+        assert!(busy.await.expect("released"));
+        let again = writer.write(bytes.slice(..6000)).await;
+        assert_eq!(again.err().map(|error| error.kind()), Some(ErrorKind::FailedPrecondition));
+    });
+}
+
+#[tokio::test]
+async fn a_streamed_chunk_serves_other_layers() {
+    let root = tempfile::tempdir().expect("root");
+    let store = store(root.path()).await;
+    let (spec, bytes) = spec("streamed");
+    let image = store.open(spec.clone()).await.expect("opens");
+    let mut writer =
+        SlotFill::begin(&*image, &spec.slots[0]).await.expect("begins").expect("absent");
+    writer.write(bytes.slice(..6000)).await.expect("writes");
+    writer.finish().await.expect("matches");
+    let (twin, _) = self::spec("twin");
+    let target = store.open(twin.clone()).await.expect("opens");
+    assert!(store.copy_local(&*target, &twin.slots[0]).await.expect("copies"));
+}
+
+#[tokio::test]
+async fn a_slot_of_another_layer_is_not_read() {
+    let root = tempfile::tempdir().expect("root");
+    let store = store(root.path()).await;
+    let (spec, bytes) = spec("foreign");
+    let image = store.open(spec.clone()).await.expect("opens");
+    fill(&*image, &spec, &bytes).await;
+    // Number 0 is present, the hole it points to is not.
+    let moved = ChunkSlot { image_offset: 6000, ..spec.slots[0] };
+    let read = image.try_read(&moved, 0, &mut [0; 100]);
+    assert_eq!(read.err().map(|error| error.kind()), Some(ErrorKind::Malformed));
+}
+
+#[tokio::test]
+async fn an_image_keeps_the_root_locked() {
+    let root = tempfile::tempdir().expect("root");
+    let first = store(root.path()).await;
+    let image = first.open(spec("held").0).await.expect("opens");
+    first.close().await;
+    drop(first);
+    let open = || DiskLayerStore::open(root.path().to_owned(), DiskLayerConfig::default());
+    assert_eq!(open().await.err().map(|error| error.kind()), Some(ErrorKind::FailedPrecondition));
+    drop(image);
+    assert!(open().await.is_ok());
+}
+
+#[tokio::test]
+async fn concurrent_artifacts_stay_whole() {
+    let root = tempfile::tempdir().expect("root");
+    let store = store(root.path()).await;
+    let toc = Digest::of(b"artifacts");
+    let versions: Vec<Bytes> =
+        (1..=16).map(|n| Bytes::from(vec![n; 40_000 * n as usize])).collect();
+    let puts = versions.iter().map(|bytes| store.put_artifact(toc, Artifact::Toc, bytes.clone()));
+    futures::future::try_join_all(puts).await.expect("all are put");
+    let found = store.artifact(toc, Artifact::Toc).await.expect("reads").expect("is there");
+    assert!(versions.contains(&found));
+}
