@@ -3,11 +3,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
+
+use crate::shell::{self, cargo};
 
 #[derive(Debug, Deserialize)]
 struct Metadata {
@@ -40,12 +41,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 }
 
 fn edges(root: &Path) -> Result<Edges> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .current_dir(root)
-        .output()
-        .context("cargo metadata cannot be started")?;
+    let output =
+        shell::output(&mut cargo(root, &["metadata", "--format-version", "1", "--no-deps"]))?;
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
     let names: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.clone()).collect();
@@ -67,7 +64,7 @@ fn parse(document: &str) -> Result<Edges> {
     let mut drawn = Edges::new();
     for line in block.lines().filter(|line| !line.trim().is_empty()) {
         let (name, list) = line.split_once(':').with_context(|| format!("no colon in {line:?}"))?;
-        let list = list.split(',').map(|name| prefixed(name.trim()));
+        let list = list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(prefixed);
         drawn.insert(prefixed(name.trim()), list.collect());
     }
     Ok(drawn)

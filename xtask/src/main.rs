@@ -1,10 +1,19 @@
 //! Repository tasks: `cargo xtask --help`.
 #![forbid(unsafe_code)]
+mod demo;
 mod deps;
+mod e2e;
+mod images;
+mod packages;
+mod shell;
+mod tally;
 mod test;
 mod tidy;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -18,8 +27,22 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Everything a change must pass.
+    /// Everything a change must pass; installs system packages when it may.
+    #[command(alias = "ci")]
     Test,
+    /// End-to-end tests alone.
+    E2e {
+        /// Runs only the tests whose name holds this.
+        filter: Option<String>,
+    },
+    /// Builds the images of the end-to-end tests; prints where they lie.
+    Images,
+    /// Runs the demonstration from a release build.
+    Demo {
+        /// Passed on to `bolide demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Module docs, length of files and functions.
     Tidy,
     /// Compares dependencies between crates with the drawing in ARCHITECTURE.md.
@@ -30,6 +53,12 @@ fn main() -> Result<()> {
     let root = root()?;
     match Arguments::parse().task {
         Task::Test => test::run(&root),
+        Task::E2e { filter } => e2e::run(&root, filter.as_deref()),
+        Task::Images => {
+            packages::ensure()?;
+            Ok(writeln!(std::io::stdout(), "{}", images::run(&root)?.display())?)
+        }
+        Task::Demo { arguments } => demo::run(&root, &arguments),
         Task::Tidy => tidy::run(&root),
         Task::Deps => deps::run(&root),
     }

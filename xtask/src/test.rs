@@ -1,30 +1,32 @@
 //! Everything a change must pass, in the order of how soon it fails.
-use std::{path::Path, process::Command};
+use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 
-use crate::{deps, tidy};
+use crate::{
+    deps, e2e, packages,
+    shell::{self, cargo},
+    tally::Tally,
+    tidy,
+};
 
-/// Runs every check.
+/// Code that only a feature compiles is checked as well.
+const FEATURES: &str = "--all-features";
+
+/// Runs every check, then every test, and prints how many tests passed.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    cargo(root, &["fmt", "--all", "--check"])?;
+    packages::ensure()?;
+    shell::run(&mut cargo(root, &["fmt", "--all", "--check"]))?;
     tidy::run(root)?;
     deps::run(root)?;
-    cargo(root, &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
-    cargo(root, &["doc", "--workspace", "--no-deps", "--quiet"])?;
-    cargo(root, &["test", "--workspace", "--no-fail-fast"])
-}
+    let mut clippy = cargo(root, &["clippy", "--workspace", "--all-targets"]);
+    shell::run(clippy.arg(FEATURES).args(["--", "--deny", "warnings"]))?;
+    let mut doc = cargo(root, &["doc", "--workspace", "--no-deps", "--quiet"]);
+    shell::run(doc.arg(FEATURES).env("RUSTDOCFLAGS", "--deny warnings"))?;
 
-fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
-    let line = arguments.join(" ");
-    eprintln!("xtask: cargo {line}");
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo)
-        .args(arguments)
-        .current_dir(root)
-        .env("RUSTDOCFLAGS", "--deny warnings")
-        .status()
-        .with_context(|| format!("cargo {line} cannot be started"))?;
-    ensure!(status.success(), "cargo {line} failed: {status}");
-    Ok(())
+    let mut tally = Tally::default();
+    let mut tests = cargo(root, &["test", "--workspace", "--exclude", "bolide-e2e"]);
+    tally.run(tests.arg(FEATURES).arg("--no-fail-fast"))?;
+    e2e::run_or_skip(root, &mut tally)?;
+    tally.close()
 }

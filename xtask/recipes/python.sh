@@ -1,0 +1,99 @@
+#!/bin/bash
+# The image of the end-to-end tests: Debian minbase, python3 in a layer of its own, and a layer of
+# everything a file system can hold. Built by `cargo xtask images`, which hashes this file.
+#
+# $WORK    private directory for buildah, removed by the caller
+# $BASE    directory of the debootstrapped base, made here when missing
+# $LAYOUT  OCI layout to write
+# $START   program the image runs
+# $MIRROR  Debian mirror
+set -euo pipefail
+
+buildah() {
+    command buildah --root "$WORK/root" --runroot "$WORK/run" --storage-driver overlay "$@"
+}
+
+# Debian's defaults for both of these come in packages that are only recommended.
+echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$WORK/policy.json"
+echo 'unqualified-search-registries = []' >"$WORK/registries.conf"
+export CONTAINERS_REGISTRIES_CONF="$WORK/registries.conf"
+
+# Commits container $1 as image $2, one layer more than it began with.
+commit() {
+    buildah commit --quiet --signature-policy "$WORK/policy.json" --rm "$1" "$2" >/dev/null
+}
+
+from() {
+    buildah from --signature-policy "$WORK/policy.json" --pull-never "$1"
+}
+
+if ! [ -d "$BASE" ]; then
+    rm -rf "$BASE.partial"
+    debootstrap --variant=minbase \
+        --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
+        bookworm "$BASE.partial" "$MIRROR"
+    rm -rf "$BASE.partial"/var/cache/apt/*.bin "$BASE.partial"/var/cache/apt/archives/*.deb \
+        "$BASE.partial"/var/lib/apt/lists/* "$BASE.partial"/var/log/*.log
+    mv "$BASE.partial" "$BASE"
+fi
+
+container=$(buildah from scratch)
+mounted=$(buildah mount "$container")
+tar -C "$BASE" --xattrs --xattrs-include='*' --numeric-owner -cf - . |
+    tar -C "$mounted" --xattrs --xattrs-include='*' --numeric-owner -xpf -
+buildah umount "$container" >/dev/null
+commit "$container" base
+
+# 39 MB of package lists would otherwise be pulled with every image.
+container=$(from base)
+buildah run --isolation chroot "$container" -- sh -c '
+    set -e
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q update
+    apt-get -q install --yes --no-install-recommends python3
+    rm -rf /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/lib/apt/lists/* /var/log/*.log'
+commit "$container" python
+
+container=$(from python)
+mounted=$(buildah mount "$container")
+app="$mounted/opt/bolide"
+mkdir -p "$app/deep/er/est" "$app/sticky" "$app/empty"
+install -m 0755 "$START" "$app/start.py"
+printf 'linked' >"$app/hard-1"
+ln "$app/hard-1" "$app/hard-2"
+ln "$app/hard-1" "$app/deep/hard-3"
+ln -s ../start.py "$app/deep/relative"
+ln -s /opt/bolide/start.py "$app/absolute"
+ln -s nowhere "$app/dangling"
+mkfifo -m 0640 "$app/fifo"
+mknod -m 0620 "$app/null" c 1 3
+mknod -m 0600 "$app/loop" b 7 9
+head -c 9000000 "$mounted/usr/bin/python3.11" >"$app/many-chunks"
+cat "$mounted/usr/bin/python3.11" >>"$app/many-chunks"
+: >"$app/zero-bytes"
+printf 'name' >"$app/name with spaces and ünïcode"
+printf 'name' >"$app/$(printf 'n%.0s' $(seq 255))"
+cp "$mounted/bin/true" "$app/capable"
+setcap cap_net_raw,cap_net_bind_service+ep "$app/capable"
+setfattr -n user.origin -v recipe "$app/hard-1"
+setfattr -n user.empty "$app/empty"
+cp "$mounted/bin/true" "$app/setuid"
+chown 1234:5678 "$app/setuid" "$app/sticky"
+chmod 6755 "$app/setuid"
+chmod 1777 "$app/sticky"
+chown -h 4321:8765 "$app/dangling"
+touch -d '1970-01-01T00:00:00Z' "$app/zero-bytes"
+touch -d '2038-01-19T03:14:09Z' "$app/hard-1"
+# Deleted below, replaced below, and a directory that hides what lay under it.
+rm "$mounted/usr/share/doc/python3/copyright" "$mounted/etc/issue"
+rm -r "$mounted/usr/share/doc/base-files"
+mkdir "$mounted/usr/share/doc/base-files"
+printf 'replaced' >"$mounted/usr/share/doc/base-files/only"
+printf 'changed\n' >"$mounted/etc/issue.net"
+buildah umount "$container" >/dev/null
+buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    --env PYTHONDONTWRITEBYTECODE=1 --entrypoint '["/usr/bin/python3", "/opt/bolide/start.py"]' \
+    "$container"
+commit "$container" application
+
+buildah push --quiet --signature-policy "$WORK/policy.json" application "oci:$LAYOUT:python"

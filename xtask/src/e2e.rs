@@ -1,0 +1,96 @@
+//! The end-to-end tests: real containerd, registry, runc and kernel.
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::{
+    images, packages,
+    shell::{self, cargo},
+    tally::Tally,
+};
+
+/// Package of the tests.
+const PACKAGE: &str = "bolide-e2e";
+
+/// Builds what the tests need and runs them; fails when this machine cannot.
+pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<()> {
+    if let Some(reason) = obstacle() {
+        bail!("the end-to-end tests cannot run here: {reason}");
+    }
+    let mut tally = Tally::default();
+    execute(root, filter, &mut tally)?;
+    tally.close()
+}
+
+/// Runs the tests, or counts them as skipped and says why.
+pub(crate) fn run_or_skip(root: &Path, tally: &mut Tally) -> Result<()> {
+    match obstacle() {
+        None => execute(root, None, tally),
+        Some(reason) => {
+            let tests = count(root)?;
+            eprintln!("xtask: {tests} end-to-end tests skipped: {reason}");
+            tally.skip(tests);
+            Ok(())
+        }
+    }
+}
+
+/// What the machine lacks and no package brings.
+fn obstacle() -> Option<&'static str> {
+    if !packages::is_root() {
+        return Some("containerd needs root; run as root");
+    }
+    if std::fs::File::open("/dev/fuse").is_err() {
+        return Some("/dev/fuse cannot be opened");
+    }
+    None
+}
+
+fn execute(root: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    packages::ensure()?;
+    let layout = images::run(root)?;
+    let binary = build(root)?;
+    let mut command = tests(root);
+    command.args(filter);
+    // One at a time: each has a containerd of its own, and some measure what the registry sends.
+    command.args(["--include-ignored", "--test-threads=1", "--nocapture"]);
+    command.env("BOLIDE_E2E_LAYOUT", layout).env("BOLIDE_E2E_BINARY", binary);
+    tally.run(&mut command)
+}
+
+fn tests(root: &Path) -> Command {
+    cargo(root, &["test", "--package", PACKAGE, "--no-fail-fast", "--"])
+}
+
+fn count(root: &Path) -> Result<u64> {
+    let output = shell::output(tests(root).arg("--list"))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let listed = String::from_utf8_lossy(&output.stdout);
+    Ok(listed.lines().filter(|line| line.ends_with(": test")).count() as u64)
+}
+
+/// One line of `cargo build --message-format json`.
+#[derive(Debug, Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+}
+
+/// Builds the command as it is tested, and says where it lies.
+fn build(root: &Path) -> Result<PathBuf> {
+    let mut command = cargo(root, &["build", "--package", "bolide-cli", "--bin", "bolide"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    command.stderr(std::process::Stdio::inherit());
+    shell::announce(&command);
+    let output = shell::output(&mut command)?;
+    ensure!(output.status.success(), "bolide does not build");
+    let messages = String::from_utf8(output.stdout).context("messages of cargo")?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable)
+        .next_back()
+        .context("cargo built no executable")
+}
