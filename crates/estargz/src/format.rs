@@ -17,8 +17,8 @@ pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
 
 /// Longest TOC document read, in bytes: two million entries of an ordinary image.
 pub const MAX_TOC_BYTES: u64 = 512 << 20;
-/// Most entries in a TOC.
-pub const MAX_ENTRIES: u32 = 8_000_000;
+/// Most entries in a TOC, and most nodes they may make, implied directories included.
+pub const MAX_ENTRIES: u32 = 2_000_000;
 /// Longest path, in bytes (`PATH_MAX` of Linux).
 pub const MAX_PATH: usize = 4096;
 /// Longest name in a directory, in bytes (`NAME_MAX` of Linux).

@@ -62,7 +62,7 @@ pub struct OpenedLayer {
 pub async fn open_layer(opened: &OpenedBlob, trust: TocTrust) -> Result<OpenedLayer> {
     let source = &opened.source;
     let in_blob = |error: Error| error.with_context("blob", source.digest());
-    let footer = Footer::parse(&opened.tail, source.size()).map_err(in_blob)?;
+    let footer = read_footer(opened).await?;
     let member_end = source.size() - footer.size() as u64;
     let member = ByteRange::new(footer.toc_offset()..member_end)?;
     if member.len() > format::MAX_TOC_BYTES {
@@ -82,6 +82,17 @@ pub async fn open_layer(opened: &OpenedBlob, trust: TocTrust) -> Result<OpenedLa
     };
     let index = Arc::new(EstargzIndex::from_toc(&toc, trust, &facts)?);
     Ok(OpenedLayer { index, toc, facts })
+}
+
+/// The footer, from the tail or, when none was asked for, from the blob.
+async fn read_footer(opened: &OpenedBlob) -> Result<Footer> {
+    let source = &opened.source;
+    let start = source.size().saturating_sub(Footer::SIZE as u64);
+    let read = match ByteRange::new(start..source.size()) {
+        Ok(range) => read(opened, range).await?,
+        Err(_) => Bytes::new(),
+    };
+    Footer::parse(&read, source.size()).map_err(|error| error.with_context("blob", source.digest()))
 }
 
 /// Bytes of the blob: what the tail holds is not asked for again.

@@ -60,7 +60,10 @@ impl<T: Read + Write + Seek> Spool for T {}
 
 /// Reads a layer (tar, gzip or zstd over tar) and writes it as eStargz.
 ///
-/// A `spool` is needed when paths are prioritized. `Malformed` when the input is not a tar,
+/// A `spool` is needed when paths are prioritized; then, of two entries with one path, only the
+/// later is written. Without one both are, and readers take the later.
+///
+/// `Malformed` when the input is not a tar,
 /// `Unsupported` for entries no container runtime unpacks (GNU sparse files, multi-volume parts),
 /// `Io` when reading or writing fails.
 pub fn convert_layer(

@@ -91,19 +91,27 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     /// Takes a path, after the directories it lies in and the file it is a link to.
+    ///
+    /// With a stack of its own: chains of links may be longer than the thread's.
     fn take(&mut self, path: &[u8]) {
-        let Some(at) = self.by_path.get(path).copied() else { return };
-        if !self.chosen.insert(at) {
-            return;
+        let mut todo = vec![(path.to_vec(), false)];
+        while let Some((path, needs_taken)) = todo.pop() {
+            let Some(at) = self.by_path.get(&path).copied() else { continue };
+            if needs_taken {
+                self.order.push(at);
+                continue;
+            }
+            if !self.chosen.insert(at) {
+                continue;
+            }
+            let entry = &self.entries[at].entry;
+            let target = (entry.kind == b'1').then(|| clean(&entry.link));
+            let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+            let mut needs: Vec<_> = parents.map(|(end, _)| path[..end].to_vec()).collect();
+            needs.extend(target);
+            todo.push((path, true));
+            todo.extend(needs.into_iter().rev().map(|path| (path, false)));
         }
-        for (end, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            self.take(&path[..end]);
-        }
-        let entry = &self.entries[at].entry;
-        if entry.kind == b'1' {
-            self.take(&clean(&entry.link));
-        }
-        self.order.push(at);
     }
 }
 

@@ -3,6 +3,8 @@ use std::io::Read;
 
 use bolide_core::{Error, ErrorKind, Result};
 
+use crate::format;
+
 /// Longest extension header (PAX records, long names), in bytes.
 const MAX_EXTENSION: u64 = 8 << 20;
 const BLOCK: usize = 512;
@@ -174,11 +176,11 @@ fn describe(header: &tar::Header, block: &[u8], mut pending: Pending) -> Result<
             .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
         kind: header.entry_type().as_byte(),
         size: header.entry_size().map_err(broken)?,
-        mode: header.mode().map_err(broken)?,
-        uid: header.uid().map_err(broken)?,
-        gid: header.gid().map_err(broken)?,
+        mode: number(&header.as_old().mode, header.mode())?,
+        uid: number(&header.as_old().uid, header.uid())?,
+        gid: number(&header.as_old().gid, header.gid())?,
         // A negative time is stored in two's complement.
-        mtime: header.mtime().map_err(broken)?.cast_signed(),
+        mtime: number(&header.as_old().mtime, header.mtime())?.cast_signed(),
         user: text(header.username_bytes()),
         group: text(header.groupname_bytes()),
         dev_major: header.device_major().unwrap_or_default().unwrap_or_default(),
@@ -188,6 +190,13 @@ fn describe(header: &tar::Header, block: &[u8], mut pending: Pending) -> Result<
     };
     for (key, value) in pending.pax {
         apply(&mut entry, &key, value)?;
+    }
+    if !matches!(entry.kind, b'0' | 0 | b'7') {
+        // Links, devices and directories have no payload, whatever their size field says.
+        entry.size = 0;
+    }
+    if entry.size > format::MAX_FILE_SIZE {
+        return Err(refuse("a file may have 2^62 bytes").with_context("size", entry.size));
     }
     Ok(entry)
 }
@@ -223,6 +232,12 @@ fn seconds(text: &str) -> Result<i64> {
     let parsed: i64 = whole.parse().map_err(|_| refuse("a PAX time must be decimal"))?;
     let up = fraction.as_bytes().first().is_some_and(|digit| *digit >= b'5');
     Ok(if up { parsed + if text.starts_with('-') { -1 } else { 1 } } else { parsed })
+}
+
+/// A field that is blank says 0: some tools leave out what they do not know.
+fn number<T: Default>(field: &[u8], parsed: std::io::Result<T>) -> Result<T> {
+    let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+    if blank { Ok(T::default()) } else { parsed.map_err(broken) }
 }
 
 fn unsupported(kind: u8) -> Error {

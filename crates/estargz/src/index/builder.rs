@@ -1,6 +1,6 @@
 //! From TOC entries to an index.
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     ops::Range,
 };
 
@@ -67,7 +67,7 @@ fn draft(kind: NodeKind) -> Draft {
 impl Builder {
     fn add(&mut self, entry: &TocEntry, count: u32) -> Result<()> {
         if count > format::MAX_ENTRIES {
-            return Err(refuse("a TOC may have 8,000,000 entries"));
+            return Err(refuse("a TOC may have 2,000,000 entries"));
         }
         if entry.offset > 0 {
             self.members.insert(unsigned(entry.offset, "offset")?);
@@ -89,7 +89,10 @@ impl Builder {
         let [name] = path else { return Ok(false) };
         if *name == format::PREFETCH_LANDMARK.as_bytes() {
             let end = unsigned(entry.offset, "offset")?;
-            if let Ok(range) = ByteRange::new(0..end) {
+            // A layer that says both says that nothing is worth it, as the reference has it.
+            if let Ok(range) = ByteRange::new(0..end)
+                && self.mark != PrefetchMark::Nothing
+            {
                 self.mark = PrefetchMark::UpTo(range);
             }
             return Ok(true);
@@ -128,7 +131,11 @@ impl Builder {
                 return Ok(found);
             }
         }
-        let id = u32::try_from(self.nodes.len()).map_err(|_| refuse("too many nodes"))?;
+        // A path of 4096 bytes implies 2047 directories: counting entries would not bound memory.
+        let id = index(self.nodes.len())?;
+        if id >= format::MAX_ENTRIES {
+            return Err(refuse("a TOC may make 2,000,000 nodes, implied directories included"));
+        }
         self.nodes.push(draft(kind));
         self.children.insert(key, id);
         Ok(id)
@@ -219,26 +226,27 @@ impl Builder {
     fn resolve(&self) -> Result<HashMap<u32, u32>> {
         let mut resolved = HashMap::new();
         for link in self.hard_links.keys() {
+            // Each link is walked once: a chain ends where an earlier walk has been.
+            let mut chain = HashSet::new();
             let mut at = *link;
-            // A chain longer than the number of links is a cycle.
-            for _ in 0..=self.hard_links.len() {
-                let Some(target) = self.hard_links.get(&at) else { break };
+            while let Some(target) = self.hard_links.get(&at) {
+                if let Some(known) = resolved.get(&at) {
+                    at = *known;
+                    break;
+                }
+                if !chain.insert(at) {
+                    return Err(refuse("a hard link must lead to a file, not to itself"));
+                }
                 at = self.find(target).ok_or_else(|| {
                     refuse("the target of a hard link must be in the layer")
                         .with_context("target", String::from_utf8_lossy(target))
                 })?;
             }
-            let sound = !self.hard_links.contains_key(&at)
-                && self
-                    .nodes
-                    .get(at as usize)
-                    .is_some_and(|node| node.attr.kind != NodeKind::Directory);
-            if !sound {
-                return Err(refuse(
-                    "a hard link must lead to a file, not to a directory or itself",
-                ));
+            let found = self.nodes.get(at as usize);
+            if found.is_none_or(|node| node.attr.kind == NodeKind::Directory) {
+                return Err(refuse("a hard link must lead to a file, not to a directory"));
             }
-            resolved.insert(*link, at);
+            resolved.extend(chain.into_iter().map(|link| (link, at)));
         }
         Ok(resolved)
     }

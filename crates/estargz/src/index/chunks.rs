@@ -52,7 +52,11 @@ pub(super) fn lay_out(
     members: &BTreeSet<u64>,
     payload_end: u64,
 ) -> Result<Layout> {
-    files.sort_by_key(|file| file.chunks.first().map(|chunk| (chunk.offset, chunk.inner_offset)));
+    // The node's number decides between equal places, or equal TOCs would be numbered differently.
+    files.sort_by_key(|file| {
+        let first = file.chunks.first();
+        (first.map(|chunk| (chunk.offset, chunk.inner_offset)), file.node)
+    });
     let mut layout = Layout::default();
     for file in &files {
         let first = number(layout.chunks.len())?;
