@@ -40,7 +40,8 @@ impl Layer {
         std::mem::take(&mut self.prefetchers)
     }
 
-    /// Waits for fetches under way. Call it once nothing reads the layer any more.
+    /// Stops fetches under way and waits for their end. Call it once nothing reads the layer any
+    /// more: a read of absent data fails as `Unavailable` from here on.
     pub async fn close(&self) {
         self.pipeline.close().await;
     }

@@ -34,13 +34,15 @@ const ONCE: Generation = Generation(0);
 pub(super) struct LayerFilesystem {
     ops: Arc<LayerOps>,
     runtime: Handle,
+    max_background: u16,
     listings: Mutex<HashMap<u64, Arc<Vec<TreeEntry>>>>,
     next_handle: AtomicU64,
 }
 
 impl LayerFilesystem {
-    pub(super) fn new(ops: Arc<LayerOps>, runtime: Handle) -> Self {
-        Self { ops, runtime, listings: Mutex::default(), next_handle: AtomicU64::new(1) }
+    pub(super) fn new(ops: Arc<LayerOps>, runtime: Handle, max_background: u16) -> Self {
+        let (listings, next_handle) = (Mutex::default(), AtomicU64::new(1));
+        Self { ops, runtime, max_background, listings, next_handle }
     }
 
     fn listing(&self, ino: INodeNo, handle: FileHandle) -> Result<Arc<Vec<TreeEntry>>, Errno> {
@@ -96,6 +98,9 @@ impl Filesystem for LayerFilesystem {
         if let Err(most) = config.set_max_readahead(1 << 20) {
             let _ = config.set_max_readahead(most);
         }
+        // 0 is refused, and only 0: it leaves the default.
+        let _ = config.set_max_background(self.max_background);
+        let _ = config.set_congestion_threshold(self.max_background / 4 * 3);
         Ok(())
     }
 
@@ -210,7 +215,14 @@ impl Filesystem for LayerFilesystem {
         };
         for (next, entry) in from_offset(&listed, offset) {
             let Ok((ino, attr)) = self.ops.entry(entry) else { return reply.error(Errno::EIO) };
-            if reply.add(INodeNo(ino), next, &entry.name, &FOREVER, &file_attr(ino, &attr), ONCE) {
+            if reply.add(
+                INodeNo(ino),
+                next,
+                &entry.name,
+                &self.ttl(ino),
+                &file_attr(ino, &attr),
+                ONCE,
+            ) {
                 break;
             }
         }

@@ -3,7 +3,10 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -24,11 +27,15 @@ use crate::{Layer, ops::LayerOps};
 pub struct FuseConfig {
     /// Threads that read requests of one mount, at least 1. Each has a descriptor of its own.
     pub threads: usize,
+    /// Reads ahead that the kernel may have waiting at once, at least 1. A reader that is blocked
+    /// counts too once its file is read ahead.
+    pub max_background: u16,
 }
 
 impl Default for FuseConfig {
     fn default() -> Self {
-        Self { threads: 2 }
+        // The kernel's own default of 12 would let one slow layer starve parallel readers.
+        Self { threads: 2, max_background: 128 }
     }
 }
 
@@ -38,6 +45,8 @@ pub struct FuseMounter {
     runtime: Handle,
     config: FuseConfig,
     live: Arc<Mutex<HashMap<String, Live>>>,
+    /// Held while a mount is made, so that one id is mounted once.
+    mounting: Arc<Mutex<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,20 +55,22 @@ struct Live {
     exposure: Exposure,
     /// Why the session ended, once it has.
     ended: watch::Receiver<Option<String>>,
+    /// Whether the end was asked for.
+    unmounted: Arc<AtomicBool>,
 }
 
 impl FuseMounter {
     /// Fetches run on `runtime`.
     #[must_use]
     pub fn new(runtime: Handle, config: FuseConfig) -> Self {
-        Self { runtime, config, live: Arc::default() }
+        Self { runtime, config, live: Arc::default(), mounting: Arc::default() }
     }
 
     /// The live mount of this id, if it shows the same.
     fn find(&self, request: &MountRequest) -> Result<Option<Live>> {
         let Some(live) = self.live.lock().get(&request.id).cloned() else { return Ok(None) };
         let exposure = Exposure::Directory(request.target.clone());
-        if live.ended.borrow().is_some() {
+        if live.unmounted.load(Ordering::Acquire) || live.ended.borrow().is_some() {
             return Ok(None);
         }
         if live.toc == request.layer.toc.digest() && live.exposure == exposure {
@@ -73,9 +84,22 @@ impl FuseMounter {
         .with_context("id", &request.id))
     }
 
+    /// Mounts, or finds the mount. Blocks. Runs to its end once begun, so that a caller who goes
+    /// away leaves no mount that nobody knows.
+    fn find_or_start(&self, request: &MountRequest) -> Result<Live> {
+        let _mounting = self.mounting.lock();
+        if let Some(live) = self.find(request)? {
+            return Ok(live);
+        }
+        let live = self.start(request)?;
+        self.live.lock().insert(request.id.clone(), live.clone());
+        Ok(live)
+    }
+
     fn start(&self, request: &MountRequest) -> Result<Live> {
         let ops = Arc::new(LayerOps::new(request.layer.clone(), request.options.opaque)?);
-        let filesystem = LayerFilesystem::new(ops, self.runtime.clone());
+        let filesystem =
+            LayerFilesystem::new(ops, self.runtime.clone(), self.config.max_background);
         let session = Session::new(filesystem, &request.target, &self.options(request));
         let session = session.map_err(|error| {
             Error::new(
@@ -98,7 +122,7 @@ impl FuseMounter {
             .spawn(run)
             .map_err(|error| Error::io("fuse::mount", error))?;
         let exposure = Exposure::Directory(request.target.clone());
-        Ok(Live { toc: request.layer.toc.digest(), exposure, ended })
+        Ok(Live { toc: request.layer.toc.digest(), exposure, ended, unmounted: Arc::default() })
     }
 
     fn options(&self, request: &MountRequest) -> Config {
@@ -108,6 +132,7 @@ impl FuseMounter {
             MountOption::Subtype("bolide".to_owned()),
             MountOption::RO,
             MountOption::Suid,
+            MountOption::Dev,
         ];
         config.acl = if request.options.allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(self.config.threads.max(1));
@@ -158,15 +183,11 @@ impl Mounter for FuseMounter {
     }
 
     async fn mount(&self, request: MountRequest) -> Result<Box<dyn Mounted>> {
-        if let Some(live) = self.find(&request)? {
-            return Ok(self.handle(request.id, live));
-        }
         let (mounter, id) = (self.clone(), request.id.clone());
-        let started = tokio::task::spawn_blocking(move || mounter.start(&request)).await;
+        let started = tokio::task::spawn_blocking(move || mounter.find_or_start(&request)).await;
         let live = started.map_err(|error| {
             Error::new(ErrorKind::Unexpected, "fuse::mount", error.to_string())
         })??;
-        self.live.lock().insert(id.clone(), live.clone());
         Ok(self.handle(id, live))
     }
 }
@@ -215,6 +236,10 @@ impl Mounted for FuseMounted {
     async fn lost(&self) -> Error {
         let mut ended = self.live.ended.clone();
         let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        if self.live.unmounted.load(Ordering::Acquire) {
+            // What was asked for is no loss.
+            return std::future::pending().await;
+        }
         Error::new(
             ErrorKind::Unavailable,
             "fuse::session",
@@ -225,14 +250,26 @@ impl Mounted for FuseMounted {
 
     async fn unmount(&self) -> Result<()> {
         let Exposure::Directory(target) = self.live.exposure.clone() else { return Ok(()) };
-        let unmounted =
-            tokio::task::spawn_blocking(move || unmount(&target, UnmountFlags::empty())).await;
+        let asked = Arc::clone(&self.live.unmounted);
+        let work = move || {
+            // Before it happens: the session may end before the system call returns.
+            if asked.swap(true, Ordering::AcqRel) {
+                return Ok(());
+            }
+            unmount(&target, UnmountFlags::empty())
+                .inspect_err(|_| asked.store(false, Ordering::Release))
+        };
+        let unmounted = tokio::task::spawn_blocking(work).await;
         unmounted.map_err(|error| {
             Error::new(ErrorKind::Unexpected, "fuse::unmount", error.to_string())
         })??;
         // Not waited for: an overlay on top holds the file system without its name, and the session
         // serves it until that is gone.
-        self.all.lock().remove(&self.id);
+        let mut all = self.all.lock();
+        if all.get(&self.id).is_some_and(|live| Arc::ptr_eq(&live.unmounted, &self.live.unmounted))
+        {
+            all.remove(&self.id);
+        }
         Ok(())
     }
 }

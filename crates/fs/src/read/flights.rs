@@ -1,62 +1,94 @@
 //! One fetch of a member, however many wait for it.
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
 
-use bolide_core::{Error, ErrorKind, Result};
+use bolide_core::{Error, ErrorKind, Priority, Result};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 type Answer = watch::Receiver<Option<Result<()>>>;
+
+/// How urgent a fetch under way is, as the most urgent of those who wait for it.
+pub(super) type Urgency = watch::Receiver<Priority>;
+
+/// The work of one fetch.
+pub(super) type Work = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Fetches under way, by the start of their member.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flights {
-    under_way: Arc<Mutex<HashMap<u64, Answer>>>,
+    under_way: Arc<Mutex<HashMap<u64, Flight>>>,
     tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Flight {
+    answer: Answer,
+    urgency: watch::Sender<Priority>,
 }
 
 impl Flights {
     /// Waits for the fetch of a member, starting it when nobody has.
     ///
     /// The work is a task of its own: a reader that goes away does not waste it for the others.
-    pub(super) async fn join(&self, member: u64, work: impl FnOnce() -> Work) -> Result<()> {
-        let mut answer = self.answer(member, work);
-        let lost = || Error::new(ErrorKind::Unavailable, "flights::join", "the fetch was stopped");
-        let found = answer.wait_for(Option::is_some).await.map_err(|_| lost())?;
-        found.clone().unwrap_or_else(|| Err(lost()))
+    /// One that is in more of a hurry than those who wait already raises its urgency.
+    pub(super) async fn join(
+        &self,
+        member: u64,
+        priority: Priority,
+        work: impl FnOnce(Urgency) -> Work,
+    ) -> Result<()> {
+        let mut answer = self.answer(member, priority, work);
+        let found = answer.wait_for(Option::is_some).await.map_err(|_| stopped())?;
+        found.clone().unwrap_or_else(|| Err(stopped()))
     }
 
-    fn answer(&self, member: u64, work: impl FnOnce() -> Work) -> Answer {
+    fn answer(
+        &self,
+        member: u64,
+        priority: Priority,
+        work: impl FnOnce(Urgency) -> Work,
+    ) -> Answer {
         let mut under_way = self.under_way.lock();
-        if let Some(answer) = under_way.get(&member) {
-            return answer.clone();
+        if let Some(flight) = under_way.get(&member) {
+            flight.urgency.send_if_modified(|held| {
+                let raised = priority < *held;
+                *held = priority.min(*held);
+                raised
+            });
+            return flight.answer.clone();
         }
         let (sender, answer) = watch::channel(None);
-        under_way.insert(member, answer.clone());
-        let (work, landed) = (work(), Landing { member, under_way: Arc::clone(&self.under_way) });
+        let (urgency, watched) = watch::channel(priority);
+        under_way.insert(member, Flight { answer: answer.clone(), urgency });
+        let (work, stop) = (work(watched), self.stop.clone());
+        let landing = Landing { member, under_way: Arc::clone(&self.under_way) };
         self.tasks.spawn(async move {
-            let result = work.await;
+            let result = stop.run_until_cancelled(work).await;
             // First out of the list, then the answer: whoever comes between finds the chunks.
-            drop(landed);
-            sender.send_replace(Some(result));
+            drop(landing);
+            sender.send_replace(Some(result.unwrap_or_else(|| Err(stopped()))));
         });
         answer
     }
 
-    /// Waits for what is under way; nothing new may start.
+    /// Stops what is under way and waits until it has ended; nothing new gets anywhere.
     pub(super) async fn close(&self) {
+        self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-/// The work of one fetch.
-pub(super) type Work = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+fn stopped() -> Error {
+    Error::new(ErrorKind::Unavailable, "flights::join", "the fetch was stopped: the layer closes")
+}
 
 /// Takes a member off the list, also when its work panics.
 struct Landing {
     member: u64,
-    under_way: Arc<Mutex<HashMap<u64, Answer>>>,
+    under_way: Arc<Mutex<HashMap<u64, Flight>>>,
 }
 
 impl Drop for Landing {

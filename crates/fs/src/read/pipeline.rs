@@ -10,15 +10,23 @@ use std::{
 use async_trait::async_trait;
 use bolide_core::{
     AccessEvent, AccessSink, BlobSource, ByteRange, ChunkCache, ChunkSpan, Error, ErrorKind,
-    FetchRequest, FetchTarget, FileReader, FillReport, LayerImage, LayerStatus, LayerStore, NodeId,
-    Priority, Result, Scheduler, StatusSource, TocIndex,
+    FetchRequest, FetchTarget, Fetched, FileReader, FillReport, LayerImage, LayerStatus,
+    LayerStore, NodeId, Priority, Result, Scheduler, StatusSource, TocIndex,
 };
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 
-use super::{ReadConfig, WorkerPool, decode, flights::Flights, plan, stream_fill::StreamFill};
+use super::{
+    ReadConfig, WorkerPool, decode,
+    flights::{Flights, Urgency, Work},
+    plan,
+    stream_fill::StreamFill,
+};
 
 /// Largest decoded member held in memory, in bytes; larger ones are streamed.
 const MAX_DECODED: u64 = 64 << 20;
@@ -56,7 +64,7 @@ impl Pipeline {
         }
     }
 
-    /// Waits for fetches under way.
+    /// Stops fetches under way and waits for their end.
     pub(crate) async fn close(&self) {
         self.flights.close().await;
     }
@@ -65,25 +73,30 @@ impl Pipeline {
         spans.iter().filter(|span| !self.parts.image.is_present(span.index))
     }
 
-    /// Makes the chunks of these members present; stops at the first failure.
+    /// Makes the chunks of these members present. A corrupt one fails the whole, after the others:
+    /// what else fails will fail them too.
     async fn fill_members(&self, members: Vec<ByteRange>, priority: Priority) -> Result<()> {
         let filling = members.into_iter().map(|member| {
             let pipeline = self.clone();
-            let work = move || -> super::flights::Work {
-                Box::pin(async move { pipeline.fill_member(member, priority).await })
+            let work = move |urgency| -> Work {
+                Box::pin(async move { pipeline.fill_member(member, urgency).await })
             };
-            self.flights.join(member.start(), work)
+            self.flights.join(member.start(), priority, work)
         });
         let mut filling =
-            stream::iter(filling).buffer_unordered(self.parts.config.fill_concurrency);
+            stream::iter(filling).buffer_unordered(self.parts.config.fill_concurrency.max(1));
+        let mut all = Ok(());
         while let Some(filled) = filling.next().await {
-            filled?;
+            match filled {
+                Err(error) if error.kind() == ErrorKind::Corrupt => all = all.and(Err(error)),
+                other => other?,
+            }
         }
-        Ok(())
+        all
     }
 
-    async fn fill_member(&self, member: ByteRange, priority: Priority) -> Result<()> {
-        let filled = self.try_fill_member(member, priority).await;
+    async fn fill_member(&self, member: ByteRange, urgency: Urgency) -> Result<()> {
+        let filled = self.try_fill_member(member, urgency).await;
         if let Err(error) = &filled {
             tracing::error!(blob = %self.parts.source.digest(), %member, %error, "a member cannot be filled");
         }
@@ -91,7 +104,7 @@ impl Pipeline {
         filled
     }
 
-    async fn try_fill_member(&self, member: ByteRange, priority: Priority) -> Result<()> {
+    async fn try_fill_member(&self, member: ByteRange, mut urgency: Urgency) -> Result<()> {
         let mut wanted = Vec::new();
         for span in plan::chunks_of(&*self.parts.index, member)? {
             if !self.parts.image.is_present(span.index) && !self.fill_from_node(&span).await {
@@ -102,11 +115,10 @@ impl Pipeline {
         if wanted.is_empty() {
             return Ok(());
         }
-        self.fetched.fetch_add(member.len(), Ordering::Relaxed);
         if member.len() > self.parts.scheduler.max_len() || decoded > MAX_DECODED {
-            return self.fill_streamed(member, wanted, priority).await;
+            return self.fill_streamed(member, wanted, &mut urgency).await;
         }
-        self.fill_held(member, wanted, priority).await
+        self.fill_held(member, wanted, &mut urgency).await
     }
 
     /// Finds a chunk in another layer's image or in a cache tier. A failure there is only a miss.
@@ -136,18 +148,42 @@ impl Pipeline {
         FetchRequest { source: Arc::clone(&self.parts.source), range, priority }
     }
 
+    /// Fetches. When somebody in more of a hurry joins, asks again with that urgency: the scheduler
+    /// joins equal ranges and takes it over. The first answer counts.
+    async fn fetch(&self, range: ByteRange, urgency: &mut Urgency) -> Result<Fetched> {
+        let ask = |priority| self.parts.scheduler.fetch(self.request(range, priority));
+        let mut asked = FuturesUnordered::from_iter([ask(*urgency.borrow_and_update())]);
+        let fetched = loop {
+            tokio::select! {
+                biased;
+                Some(fetched) = asked.next() => break fetched?,
+                Ok(()) = urgency.changed() => asked.push(ask(*urgency.borrow_and_update())),
+            }
+        };
+        self.fetched.fetch_add(range.len(), Ordering::Relaxed);
+        Ok(fetched)
+    }
+
     async fn fill_held(
         &self,
         member: ByteRange,
         wanted: Vec<ChunkSpan>,
-        priority: Priority,
+        urgency: &mut Urgency,
     ) -> Result<()> {
         let parts = &self.parts;
-        let fetched = parts.scheduler.fetch(self.request(member, priority)).await?;
+        let fetched = self.fetch(member, urgency).await?;
         let spans = wanted.clone();
-        let decoded = parts.workers.run(move || decode::decode(fetched.bytes(), &spans)).await;
-        let chunks = decoded.map_err(|error| self.explain(error, &wanted))?;
-        for (span, chunk) in wanted.iter().zip(chunks) {
+        let decoded =
+            parts.workers.run(move || Ok(decode::decode(fetched.bytes(), &spans))).await?;
+        let mut all = Ok(());
+        for (span, chunk) in wanted.iter().zip(decoded) {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    all = all.and(Err(self.explain(error, Some(span))));
+                    continue;
+                }
+            };
             parts.image.fill(&span.slot(), chunk.clone()).await?;
             for cache in &parts.caches {
                 if let Err(error) = cache.put(chunk.clone()).await {
@@ -155,42 +191,44 @@ impl Pipeline {
                 }
             }
         }
-        Ok(())
+        all
     }
 
     async fn fill_streamed(
         &self,
         member: ByteRange,
         wanted: Vec<ChunkSpan>,
-        priority: Priority,
+        urgency: &mut Urgency,
     ) -> Result<()> {
         let parts = &self.parts;
-        let mut fill = StreamFill::new(&*parts.image, wanted.clone())?;
+        let mut fill = StreamFill::new(Arc::clone(&parts.image), wanted)?;
         let mut start = member.start();
         while start < member.end() && !fill.is_done() {
-            let end = member.end().min(start + parts.scheduler.max_len());
+            let end = member.end().min(start.saturating_add(parts.scheduler.max_len()));
             let range = ByteRange::new(start..end)?;
-            let fetched = parts.scheduler.fetch(self.request(range, priority)).await?;
-            let pushed = fill.push(fetched.bytes()).await;
-            pushed.map_err(|error| self.explain(error, &wanted))?;
+            let fetched = self.fetch(range, urgency).await?;
+            let runtime = Handle::current();
+            // Inflating and hashing compute; a worker of the pool may wait for the writes between.
+            let push = move || {
+                let pushed = runtime.block_on(fill.push(fetched.bytes()));
+                Ok((fill, pushed))
+            };
+            let (pushed_to, pushed) = parts.workers.run(push).await?;
+            fill = pushed_to;
+            pushed.map_err(|error| self.explain(error, fill.current()))?;
             start = end;
         }
-        fill.finish().map_err(|error| self.explain(error, &wanted))
+        fill.finish().map_err(|error| self.explain(error, fill.current()))
     }
 
-    /// Says which layer and files a failure is about.
-    fn explain(&self, error: Error, spans: &[ChunkSpan]) -> Error {
-        let path = |span: &ChunkSpan| self.parts.index.path(span.file).unwrap_or_default();
+    /// Says which layer, file and chunk a failure is about.
+    fn explain(&self, error: Error, span: Option<&ChunkSpan>) -> Error {
         let error = error.with_context("blob", self.parts.source.digest());
-        match spans {
-            [span] => error
-                .with_context("file", path(span).display())
-                .with_context("chunk_offset", span.file_offset),
-            [first, .., last] => error
-                .with_context("first_file", path(first).display())
-                .with_context("last_file", path(last).display()),
-            [] => error,
-        }
+        let Some(span) = span else { return error };
+        error
+            .with_context("file", self.parts.index.path(span.file).unwrap_or_default().display())
+            .with_context("chunk", span.index.0)
+            .with_context("chunk_offset", span.file_offset)
     }
 
     fn note(&self, event: impl FnOnce() -> AccessEvent) {
@@ -253,7 +291,8 @@ impl FileReader for Pipeline {
         let members = plan::members(self.missing(&spans));
         self.note(|| AccessEvent::Read { file, range: range.clone(), hit: members.is_empty() });
         let deadline = self.parts.config.on_demand_timeout;
-        timeout(deadline, self.fill_members(members, priority)).await.unwrap_or_else(|_| {
+        let filled = timeout(deadline, self.fill_members(members, priority)).await;
+        let filled = filled.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Unavailable,
                 "pipeline::read",
@@ -261,7 +300,11 @@ impl FileReader for Pipeline {
             )
             .with_context("blob", self.parts.source.digest())
             .with_context("seconds", deadline.as_secs()))
-        })?;
+        });
+        // A neighbour in the same member may be what failed.
+        if self.missing(&spans).next().is_some() {
+            filled?;
+        }
         let image = Arc::clone(&self.parts.image);
         let read = move || gather(&*image, &spans, &range);
         self.parts.workers.run(read).await?.ok_or_else(|| {

@@ -1,14 +1,20 @@
 //! Fills chunks of a member that is too large to hold.
-use std::{collections::VecDeque, io::Write as _};
+use std::{collections::VecDeque, io::Write as _, sync::Arc};
 
-use bolide_core::{ChunkSpan, Codec, Error, LayerImage, Result, SlotFill};
+use bolide_core::{ChunkSpan, Codec, Error, ErrorKind, LayerImage, Result, SlotFill};
 use bytes::Bytes;
 
 use super::decode::{broken, end_of};
 
-/// Compressed bytes decoded at once: the format expands at most some thousand times, so that what
-/// comes out of one step stays under 64 MiB.
-const STEP: usize = 32 * 1024;
+/// Compressed bytes decoded at once. Deflate expands at most 1032 times; a block of zstd may be 4
+/// bytes that stand for 128 KiB. What comes out of one step stays near 32 MiB.
+const fn step(codec: Codec) -> usize {
+    match codec {
+        Codec::Stored => 1024 * 1024,
+        Codec::Gzip => 32 * 1024,
+        Codec::Zstd => 1024,
+    }
+}
 
 #[allow(clippy::large_enum_variant, reason = "there is one for a member of megabytes")]
 enum Decoder {
@@ -18,18 +24,22 @@ enum Decoder {
 }
 
 /// Decodes pieces of one member and writes what belongs to its chunks into the layer image.
-pub(super) struct StreamFill<'a> {
-    image: &'a dyn LayerImage,
+pub(super) struct StreamFill {
+    image: Arc<dyn LayerImage>,
+    codec: Codec,
     decoder: Decoder,
     /// Chunks not yet filled, in the order of their place.
     waiting: VecDeque<ChunkSpan>,
     current: Option<(ChunkSpan, SlotFill)>,
+    /// The chunk that was begun last, for messages.
+    last: Option<ChunkSpan>,
     /// Decoded bytes seen so far.
     position: u64,
 }
 
-impl<'a> StreamFill<'a> {
-    pub(super) fn new(image: &'a dyn LayerImage, spans: Vec<ChunkSpan>) -> Result<Self> {
+impl StreamFill {
+    pub(super) fn new(image: Arc<dyn LayerImage>, mut spans: Vec<ChunkSpan>) -> Result<Self> {
+        spans.sort_by_key(|span| span.inner_offset);
         let codec = spans.first().map_or(Codec::Stored, |span| span.codec);
         let decoder = match codec {
             Codec::Stored => Decoder::Stored(Vec::new()),
@@ -38,7 +48,8 @@ impl<'a> StreamFill<'a> {
                 zstd::stream::write::Decoder::new(Vec::new()).map_err(|error| broken(&error))?,
             ),
         };
-        Ok(Self { image, decoder, waiting: spans.into(), current: None, position: 0 })
+        let waiting = spans.into();
+        Ok(Self { image, codec, decoder, waiting, current: None, last: None, position: 0 })
     }
 
     /// Whether every chunk was filled.
@@ -46,9 +57,14 @@ impl<'a> StreamFill<'a> {
         self.waiting.is_empty() && self.current.is_none()
     }
 
+    /// The chunk that was being filled when something failed.
+    pub(super) fn current(&self) -> Option<&ChunkSpan> {
+        self.last.as_ref()
+    }
+
     /// Takes the next compressed bytes.
     pub(super) async fn push(&mut self, compressed: &Bytes) -> Result<()> {
-        for step in compressed.chunks(STEP) {
+        for step in compressed.chunks(step(self.codec)) {
             if self.is_done() {
                 return Ok(());
             }
@@ -59,12 +75,12 @@ impl<'a> StreamFill<'a> {
     }
 
     /// Ends the member; an error when a chunk is still waiting.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(super) fn finish(&self) -> Result<()> {
         if self.is_done() {
             return Ok(());
         }
         Err(Error::new(
-            bolide_core::ErrorKind::Corrupt,
+            ErrorKind::Corrupt,
             "stream_fill::finish",
             "the member ends before its chunks do",
         )
@@ -109,7 +125,16 @@ impl<'a> StreamFill<'a> {
 
     async fn begin(&mut self) -> Result<()> {
         let Some(span) = self.waiting.pop_front() else { return Ok(()) };
-        if let Some(fill) = SlotFill::begin(self.image, &span.slot()).await? {
+        self.last = Some(span);
+        if span.inner_offset < self.position {
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                "stream_fill::begin",
+                "chunks of one member must not overlap",
+            )
+            .with_context("inner_offset", span.inner_offset));
+        }
+        if let Some(fill) = SlotFill::begin(&*self.image, &span.slot()).await? {
             self.current = Some((span, fill));
         }
         Ok(())

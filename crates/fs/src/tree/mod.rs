@@ -46,6 +46,13 @@ pub(crate) struct TreeEntry {
     pub(crate) node: TreeNode,
 }
 
+/// Whether a whiteout may stand for this name: not for what no directory can hold, nor for other
+/// markers (`.wh..wh.plnk` of aufs).
+fn may_be_hidden(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    !matches!(bytes, b"" | b"." | b"..") && !bytes.starts_with(WHITEOUT)
+}
+
 /// The tree of one layer.
 #[derive(Debug)]
 pub(crate) struct LayerTree {
@@ -104,7 +111,7 @@ impl LayerTree {
             let hidden = OsStr::from_bytes(hidden);
             if name.as_bytes() == OPAQUE {
                 self.opaque.insert(dir);
-            } else if !hidden.is_empty() && self.index.lookup(dir, hidden)?.is_none() {
+            } else if may_be_hidden(hidden) && self.index.lookup(dir, hidden)?.is_none() {
                 // A real file of the same layer wins over its whiteout.
                 self.hidden.entry(dir).or_default().push((hidden.to_owned(), id));
             }
@@ -173,8 +180,10 @@ impl LayerTree {
         if let Some(found) = self.index.lookup(dir, name)? {
             return Ok(Some(TreeNode::Layer(found)));
         }
-        let hidden = self.hidden.get(&dir).into_iter().flatten().find(|(hidden, _)| hidden == name);
-        Ok(hidden.map(|(_, id)| TreeNode::Whiteout(*id)))
+        // In the order of the index, which is that of their names.
+        let hidden = self.hidden.get(&dir).map_or(&[][..], Vec::as_slice);
+        let found = hidden.binary_search_by(|(hidden, _)| hidden.as_os_str().cmp(name));
+        Ok(found.ok().map(|at| TreeNode::Whiteout(hidden[at].1)))
     }
 
     /// The names in a directory, "." and ".." first, the state directory left out.

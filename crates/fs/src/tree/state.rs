@@ -68,7 +68,8 @@ fn render(status: &LayerStatus) -> String {
     let percent = if status.blob_size == 0 {
         100.0
     } else {
-        status.fetched_bytes as f64 * 100.0 / status.blob_size as f64
+        // A chunk that had to be fetched twice does not make more than the whole.
+        status.fetched_bytes.min(status.blob_size) as f64 * 100.0 / status.blob_size as f64
     };
     format!(
         "{{{error}\"digest\":\"{}\",\"size\":{},\"fetchedSize\":{},\"fetchedPercent\":{percent}}}\n",
