@@ -1,0 +1,17 @@
+//! Policies around any blob source: each is written and tested once.
+mod lazy;
+mod limit;
+mod metered;
+mod opener;
+mod retry;
+mod timeout;
+
+pub use lazy::LazySource;
+pub use limit::LimitSource;
+pub use metered::{Meter, MeteredSource};
+pub use opener::WrapOpener;
+pub use retry::{RetryPolicy, RetrySource};
+pub use timeout::TimeoutSource;
+
+#[cfg(test)]
+mod tests;
