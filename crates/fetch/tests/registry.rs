@@ -1,0 +1,274 @@
+//! Reads against a scripted registry on this machine, honest and hostile.
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use bolide_core::{
+    BlobOpener as _, BlobRef, ByteRange, Digest, ErrorKind, OpenedBlob, ReadOptions, Result,
+};
+use bolide_fetch::{
+    Credentials, ImageReference, NoCredentials, RegistryClient, RegistryConfig, Repository, Secret,
+    StaticCredentials,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{Request, Response, body::Frame, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+
+type Body = BoxBody<Bytes, std::io::Error>;
+type Answer = Response<Body>;
+
+/// What a server saw of one request.
+#[derive(Clone, Debug)]
+struct Seen {
+    path: String,
+    range: Option<String>,
+    authorization: Option<String>,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Server {
+    async fn start(answer: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let (log, answer) = (Arc::clone(&seen), Arc::new(answer));
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let text = |name: &str| {
+                        let value = request.headers().get(name);
+                        value.and_then(|value| value.to_str().ok()).map(str::to_owned)
+                    };
+                    let seen = Seen {
+                        path: request.uri().to_string(),
+                        range: text("range"),
+                        authorization: text("authorization"),
+                    };
+                    log.lock().push(seen.clone());
+                    let response = answer(&seen);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(connection.serve_connection(TokioIo::new(socket), service));
+            }
+        });
+        Self { address, seen }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().clone()
+    }
+
+    fn repository_as(&self, credentials: StaticCredentials) -> Repository {
+        let client = RegistryClient::new(RegistryConfig::default(), Arc::new(credentials));
+        let name: ImageReference = format!("{}/app", self.address).parse().expect("valid");
+        client.expect("built").repository(&name)
+    }
+
+    fn repository(&self) -> Repository {
+        let client = RegistryClient::new(RegistryConfig::default(), Arc::new(NoCredentials));
+        let name: ImageReference = format!("{}/app", self.address).parse().expect("valid");
+        client.expect("built").repository(&name)
+    }
+}
+
+fn truth() -> Bytes {
+    (0..5_000u32).map(|n| (n % 251) as u8).collect::<Vec<_>>().into()
+}
+
+fn blob() -> BlobRef {
+    BlobRef { digest: Digest::of(&truth()), size: None }
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed()
+}
+
+fn status(code: u16, headers: &[(&str, &str)]) -> Answer {
+    let mut builder = Response::builder().status(code);
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(full(Bytes::new())).expect("valid")
+}
+
+/// Serves ranges as a good server does.
+fn serve(seen: &Seen) -> Answer {
+    let (bytes, size) = (truth(), truth().len());
+    let Some(range) = seen.range.as_deref().and_then(|range| range.strip_prefix("bytes=")) else {
+        return Response::new(full(bytes));
+    };
+    let (start, end) = match range.split_once('-').expect("a range") {
+        ("", last) => (size.saturating_sub(last.parse().expect("a number")), size),
+        (first, last) => {
+            let number = |text: &str| text.parse::<usize>().expect("a number");
+            (number(first), number(last) + 1)
+        }
+    };
+    Response::builder()
+        .status(206)
+        .header("content-range", format!("bytes {start}-{}/{size}", end - 1))
+        .body(full(bytes.slice(start..end)))
+        .expect("valid")
+}
+
+async fn open(server: &Server) -> Result<OpenedBlob> {
+    server.repository().open(blob(), 100).await
+}
+
+async fn read(opened: &OpenedBlob, start: u64, len: u64) -> Result<Bytes> {
+    let range = ByteRange::at(start, len).expect("not empty");
+    opened.source.read_at(range, ReadOptions::default()).await
+}
+
+#[tokio::test]
+async fn one_request_opens_and_the_source_keeps_the_contract() {
+    let server = Server::start(serve).await;
+    let opened = open(&server).await.expect("opened");
+    assert_eq!(opened.tail, truth().slice(4_900..));
+    assert_eq!(server.seen().len(), 1);
+    bolide_testkit::conformance::blob_source::all(opened.source, truth()).await.expect("conforms");
+}
+
+#[tokio::test]
+async fn a_refused_suffix_is_asked_for_once_per_host() {
+    let server = Server::start(|seen| match seen.range.as_deref() {
+        Some("bytes=-100") => status(416, &[("content-length", "1000000")]),
+        _ => serve(seen),
+    })
+    .await;
+    let repository = server.repository();
+    for _ in 0..2 {
+        let opened = repository.open(blob(), 100).await.expect("opened");
+        assert_eq!(opened.tail, truth().slice(4_900..));
+    }
+    let seen = server.seen();
+    let suffixes = seen.iter().filter(|seen| seen.range.as_deref() == Some("bytes=-100"));
+    assert_eq!((suffixes.count(), seen.len()), (1, 5));
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_serves_beginnings_only_if_short() {
+    let server = Server::start(|_| Response::new(full(truth()))).await;
+    let opened = open(&server).await.expect("opened");
+    assert_eq!(opened.tail, truth().slice(4_900..));
+    assert_eq!(read(&opened, 10, 20).await.expect("cut off"), truth().slice(10..30));
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_and_never_leaves_the_registry() {
+    let storage = Server::start(serve).await;
+    // The realm must be the server's own address, which is known only once it listens.
+    let target = format!("http://{}/data?sig=secret", storage.address);
+    let realm: Arc<Mutex<String>> = Arc::default();
+    let told = Arc::clone(&realm);
+    let server = Server::start(move |seen| match seen.authorization.as_deref() {
+        Some("Basic dTpw") if seen.path.starts_with("/token?") => {
+            Response::new(full(Bytes::from_static(br#"{"token": "t", "expires_in": 60}"#)))
+        }
+        Some("Bearer t") => status(307, &[("location", &target)]),
+        _ => status(401, &[("www-authenticate", &told.lock())]),
+    })
+    .await;
+    *realm.lock() = format!("Bearer realm=\"http://{}/token\",service=\"s\"", server.address);
+    let login = Credentials::Basic { username: "u".into(), password: Secret::new("p") };
+    let credentials = StaticCredentials::new().with(server.address.to_string(), login);
+    let repository = server.repository_as(credentials);
+    let opened = repository.open(blob(), 100).await.expect("opened");
+    read(&opened, 0, 10).await.expect("read");
+    assert_eq!(server.seen().iter().filter(|seen| seen.path.starts_with("/token?")).count(), 1);
+    // Refused, token, redirected; the second read goes straight to the storage.
+    assert_eq!((server.seen().len(), storage.seen().len()), (3, 2));
+    assert!(storage.seen().iter().all(|seen| seen.authorization.is_none()));
+}
+
+#[tokio::test]
+async fn an_expired_target_is_asked_for_again() {
+    let storage = Server::start(|seen| match seen.range.as_deref() {
+        Some("bytes=7-7") if seen.path.ends_with("old") => status(403, &[]),
+        _ => serve(seen),
+    })
+    .await;
+    let (address, asked) = (storage.address, Mutex::new(0));
+    let server = Server::start(move |_| {
+        *asked.lock() += 1;
+        let name = if *asked.lock() == 1 { "old" } else { "new" };
+        status(307, &[("location", &format!("http://{address}/{name}"))])
+    })
+    .await;
+    let opened = open(&server).await.expect("opened");
+    assert_eq!(read(&opened, 7, 1).await.expect("read"), truth().slice(7..8));
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn refusals_have_the_kind_a_caller_can_act_on() {
+    for (code, kind) in [
+        (401, ErrorKind::Unauthorized),
+        (403, ErrorKind::Unauthorized),
+        (404, ErrorKind::NotFound),
+        (429, ErrorKind::Throttled),
+        (500, ErrorKind::Unavailable),
+        (503, ErrorKind::Unavailable),
+    ] {
+        let server = Server::start(move |_| status(code, &[("retry-after", "3")])).await;
+        let error = open(&server).await.expect_err("refused");
+        assert_eq!(error.kind(), kind, "{code}");
+        assert_eq!(error.retry_after().is_some(), matches!(code, 429 | 503), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_answers_are_not_believed() {
+    let wrong: [(fn() -> Answer, ErrorKind); 4] = [
+        (|| status(416, &[]), ErrorKind::OutOfRange),
+        (|| status(206, &[]), ErrorKind::Malformed),
+        (|| status(206, &[("content-range", "bytes 0-8/5000")]), ErrorKind::Malformed),
+        (|| status(206, &[("content-range", "bytes 0-9/4999")]), ErrorKind::Corrupt),
+    ];
+    for (answer, kind) in wrong {
+        let server = Server::start(move |seen| match seen.range.as_deref() {
+            Some("bytes=0-9") => answer(),
+            _ => serve(seen),
+        })
+        .await;
+        let opened = open(&server).await.expect("opened");
+        let error = read(&opened, 0, 10).await.expect_err("wrong");
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_is_unavailable() {
+    let server = Server::start(|seen| match seen.range.as_deref() {
+        Some("bytes=0-9") => {
+            let pieces = [Ok(Frame::data(truth().slice(..4)))];
+            let body = StreamBody::new(futures::stream::iter(pieces)).boxed();
+            let answer = Response::builder().status(206);
+            answer.header("content-range", "bytes 0-9/5000").body(body).expect("valid")
+        }
+        _ => serve(seen),
+    })
+    .await;
+    let opened = open(&server).await.expect("opened");
+    let error = read(&opened, 0, 10).await.expect_err("broken");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn manifests_are_held_to_their_digest() {
+    let server =
+        Server::start(|_| Response::new(full(Bytes::from_static(b"{\"mediaType\":\"m\"}")))).await;
+    let document = server.repository().manifest("latest").await.expect("read");
+    assert_eq!((document.media_type.as_str(), document.digest), ("m", Digest::of(&document.bytes)));
+    let other = Digest::of(b"other").to_string();
+    let error = server.repository().manifest(&other).await.expect_err("not what was asked for");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
