@@ -70,9 +70,13 @@ impl Shown {
 
 /// Mounts the layer, its blob behind a fault; whether it is cached in memory as well is `tier`.
 async fn show(fault: SourceFault, tier: bool) -> Shown {
+    show_tar(&tar(), fault, tier).await
+}
+
+async fn show_tar(tar: &[u8], fault: SourceFault, tier: bool) -> Shown {
     let mut blob = Vec::new();
     let options = BuildOptions { chunk_size: 100_000, ..BuildOptions::default() };
-    let report = convert_layer(&mut &tar()[..], &mut blob, &options, None).expect("converts");
+    let report = convert_layer(&mut &tar[..], &mut blob, &options, None).expect("converts");
     let blob = MemoryBlob::new(blob);
     let wanted = BlobRef { digest: blob.digest(), size: None };
     let opened = blob.open(wanted, TAIL_HINT).await.expect("opens");
@@ -270,4 +274,62 @@ async fn fuse_probes_itself() {
         .probe()
         .await
         .expect("this machine can");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_runs_with_its_attributes() {
+    if !privileged() {
+        return;
+    }
+    let program = fs::read("/bin/true").expect("a program");
+    let mut tar = tar::Builder::new(Vec::new());
+    let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let attributes = [
+        ("SCHILY.xattr.user.note", &b"a note"[..]),
+        ("SCHILY.xattr.security.capability", capability),
+    ];
+    tar.append_pax_extensions(attributes).expect("attributes");
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o755);
+    header.set_size(program.len() as u64);
+    tar.append_data(&mut header, "true", &program[..]).expect("entry");
+    let shown = show_tar(&tar.into_inner().expect("tar"), SourceFault::None, false).await;
+    let path = shown.path("true");
+    let (ran, note, held) = blocking(move || {
+        let mut note = [0; 16];
+        let len = rustix::fs::getxattr(&path, "user.note", &mut note).expect("attribute");
+        let short = rustix::fs::getxattr(&path, "user.note", &mut [0; 2]);
+        assert_eq!(short.expect_err("too small"), rustix::io::Errno::RANGE);
+        let none = rustix::fs::getxattr(&path, "user.none", &mut [0; 2]);
+        assert_eq!(none.expect_err("absent"), rustix::io::Errno::NODATA);
+        let mut held = [0; 64];
+        let held_len = rustix::fs::getxattr(&path, "security.capability", &mut held).expect("held");
+        let ran = Command::new(&path).status().expect("executes");
+        (ran, note[..len].to_vec(), held[..held_len].to_vec())
+    })
+    .await;
+    assert!(ran.success());
+    assert_eq!((&note[..], &held[..]), (&b"a note"[..], &capability[..]));
+    shown.mounted.unmount().await.expect("unmounts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_in_use_stays_and_an_asked_end_is_no_loss() {
+    if !privileged() {
+        return;
+    }
+    let shown = show(SourceFault::None, false).await;
+    let open = fs::File::open(shown.path("dir")).expect("opens");
+    let error = shown.mounted.unmount().await.expect_err("in use");
+    assert_eq!(error.kind(), bolide_core::ErrorKind::FailedPrecondition);
+    let small = shown.path("dir/small");
+    assert_eq!(blocking(move || fs::read(small)).await.expect("still there"), b"small file\n");
+    drop(open);
+    shown.mounted.unmount().await.expect("unmounts");
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(100), shown.mounted.lost());
+    assert!(waited.await.is_err(), "an end that was asked for is no loss");
+
+    let taken = show(SourceFault::None, false).await;
+    bolide_fs::detach(taken.target.path()).expect("detaches");
+    assert_eq!(taken.mounted.lost().await.kind(), bolide_core::ErrorKind::Unavailable);
 }

@@ -57,3 +57,73 @@ pub(super) fn broken(error: &std::io::Error) -> Error {
         format!("the member cannot be decompressed: {error}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use bolide_core::{ByteRange, ChunkIndex, ChunkKey, NodeId};
+
+    use super::*;
+
+    /// A member whose chunks follow each other.
+    fn spans(codec: Codec, chunks: &[&[u8]]) -> Vec<ChunkSpan> {
+        let mut inner_offset = 0;
+        let span = |(number, chunk): (usize, &&[u8])| {
+            let span = ChunkSpan {
+                index: ChunkIndex(u32::try_from(number).expect("few")),
+                file: NodeId(1),
+                file_offset: 0,
+                image_offset: 0,
+                member: ByteRange::new(0..1).expect("not empty"),
+                codec,
+                inner_offset,
+                key: ChunkKey::of(chunk),
+            };
+            inner_offset += chunk.len() as u64;
+            span
+        };
+        chunks.iter().enumerate().map(span).collect()
+    }
+
+    fn gzip(raw: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+        encoder.write_all(raw).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    #[test]
+    fn every_codec_gives_every_chunk() {
+        let zstd = zstd::encode_all(&b"onetwo"[..], 1).expect("memory");
+        for (codec, member) in [
+            (Codec::Stored, b"onetwo".to_vec()),
+            (Codec::Gzip, gzip(b"onetwo")),
+            (Codec::Zstd, zstd),
+        ] {
+            let decoded = decode(&member, &spans(codec, &[b"one", b"two"]));
+            let bytes: Vec<_> =
+                decoded.into_iter().map(|chunk| chunk.expect("right").bytes().clone()).collect();
+            assert_eq!(bytes, ["one", "two"], "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_chunk_leaves_its_neighbour() {
+        let decoded = decode(&gzip(b"oneTWO"), &spans(Codec::Gzip, &[b"one", b"two"]));
+        assert!(decoded[0].is_ok());
+        assert_eq!(decoded[1].as_ref().expect_err("wrong").kind(), ErrorKind::Corrupt);
+        let cut = &gzip(b"one")[..12];
+        assert!(decode(cut, &spans(Codec::Gzip, &[b"one"]))[0].is_err());
+    }
+
+    #[test]
+    fn what_follows_the_last_chunk_is_not_decoded() {
+        let mut member = gzip(b"one");
+        member.extend_from_slice(b"no gzip at all");
+        assert!(decode(&member, &spans(Codec::Gzip, &[b"one"]))[0].is_ok());
+        // 64 MiB of zeros behind three bytes.
+        let bomb = gzip(&[b"one".as_slice(), &vec![0; 64 << 20]].concat());
+        let chunk = decode(&bomb, &spans(Codec::Gzip, &[b"one"])).remove(0).expect("right");
+        assert_eq!(chunk.bytes().len(), 3);
+    }
+}

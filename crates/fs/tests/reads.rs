@@ -1,0 +1,200 @@
+//! What the read pipeline promises, without a mount.
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bolide_core::{
+    BlobSource, Digest, ErrorKind, FetchRequest, FetchTarget, Fetched, NodeId, Priority, Result,
+    Scheduler, SchedulerLoad, TocIndex as _,
+    memory::{DirectScheduler, MemoryLayer, MemoryLayerBuilder, MemoryLayerStore, NodeMeta},
+};
+use bolide_fs::{Layer, ReadConfig};
+use bolide_testkit::{
+    fault::{FaultySource, SourceFault},
+    sample::noise,
+};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+const CHUNK: usize = 200_000;
+
+/// One file of three chunks, the last one short.
+fn sample() -> MemoryLayer {
+    MemoryLayerBuilder::new(CHUNK)
+        .file("file", &noise(500_000, 3), NodeMeta::default())
+        .expect("a file")
+        .build()
+}
+
+fn file(made: &MemoryLayer) -> NodeId {
+    made.toc.lookup(made.toc.root(), "file".as_ref()).expect("looks up").expect("made above")
+}
+
+async fn layer(
+    made: &MemoryLayer,
+    source: Arc<dyn BlobSource>,
+    scheduler: Arc<dyn Scheduler>,
+    config: ReadConfig,
+) -> Layer {
+    Layer::builder()
+        .source(source)
+        .index(Arc::<bolide_core::memory::MemoryToc>::clone(&made.toc))
+        .store(Arc::new(MemoryLayerStore::new()))
+        .scheduler(scheduler)
+        .read_config(config)
+        .build()
+        .await
+        .expect("a layer")
+}
+
+fn blob(made: &MemoryLayer) -> Arc<dyn BlobSource> {
+    Arc::new(made.blob.clone())
+}
+
+/// Answers once somebody asks with this priority, and remembers who asked.
+#[derive(Debug)]
+struct Gate {
+    opens_at: Priority,
+    opened: Notify,
+    asked: Mutex<Vec<Priority>>,
+    seen: Notify,
+}
+
+impl Gate {
+    fn new(opens_at: Priority) -> Arc<Self> {
+        let (opened, asked, seen) = (Notify::new(), Mutex::default(), Notify::new());
+        Arc::new(Self { opens_at, opened, asked, seen })
+    }
+}
+
+#[async_trait]
+impl Scheduler for Gate {
+    async fn fetch(&self, request: FetchRequest) -> Result<Fetched> {
+        self.asked.lock().push(request.priority);
+        self.seen.notify_one();
+        if request.priority == self.opens_at {
+            self.opened.notify_one();
+        } else {
+            self.opened.notified().await;
+        }
+        DirectScheduler.fetch(request).await
+    }
+
+    fn max_len(&self) -> u64 {
+        DirectScheduler.max_len()
+    }
+
+    fn load(&self) -> SchedulerLoad {
+        SchedulerLoad::default()
+    }
+}
+
+/// Takes no more than 64 KiB at once.
+#[derive(Debug)]
+struct Narrow;
+
+#[async_trait]
+impl Scheduler for Narrow {
+    async fn fetch(&self, request: FetchRequest) -> Result<Fetched> {
+        assert!(request.range.len() <= self.max_len(), "{}", request.range);
+        DirectScheduler.fetch(request).await
+    }
+
+    fn max_len(&self) -> u64 {
+        64 * 1024
+    }
+
+    fn load(&self) -> SchedulerLoad {
+        SchedulerLoad::default()
+    }
+}
+
+#[tokio::test]
+async fn any_range_is_what_the_file_holds() {
+    let made = sample();
+    let expected = noise(500_000, 3);
+    let schedulers: [Arc<dyn Scheduler>; 2] = [Arc::new(DirectScheduler), Arc::new(Narrow)];
+    for scheduler in schedulers {
+        let layer = layer(&made, blob(&made), scheduler, ReadConfig::default()).await;
+        let reader = layer.view().reader;
+        let wishes: [Range<usize>; 6] =
+            [0..1, 199_999..200_001, 0..500_000, 499_999..600_000, 500_000..500_001, 7..7];
+        for wish in wishes {
+            let range = wish.start as u64..wish.end as u64;
+            let read = reader.read(file(&made), range, Priority::OnDemand).await.expect("reads");
+            let end = wish.end.min(expected.len());
+            assert_eq!(read, expected[wish.start..end], "{wish:?}");
+        }
+        assert_eq!(layer.status().fetched_bytes, 500_000);
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_reader_hurries_a_background_fetch() {
+    let made = sample();
+    let gate = Gate::new(Priority::OnDemand);
+    let scheduler = Arc::<Gate>::clone(&gate);
+    let layer = layer(&made, blob(&made), scheduler, ReadConfig::default()).await;
+    let (reader, node) = (layer.view().reader, file(&made));
+    let target = FetchTarget::File { file: node, range: 0..1 };
+    let fill = reader.fill(&target, Priority::Background);
+    let read = async {
+        gate.seen.notified().await;
+        reader.read(node, 0..1, Priority::OnDemand).await
+    };
+    let (filled, read) = tokio::join!(fill, read);
+    assert_eq!(filled.expect("fills").chunks, 1);
+    assert_eq!(read.expect("reads").len(), 1);
+    assert_eq!(*gate.asked.lock(), [Priority::Background, Priority::OnDemand]);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_wastes_nothing() {
+    let made = sample();
+    let gate = Gate::new(Priority::Prefetch);
+    let scheduler = Arc::<Gate>::clone(&gate);
+    let layer = layer(&made, blob(&made), scheduler, ReadConfig::default()).await;
+    let (reader, node) = (layer.view().reader, file(&made));
+    tokio::select! {
+        biased;
+        _ = reader.read(node, 0..1, Priority::OnDemand) => panic!("the gate is shut"),
+        () = gate.seen.notified() => {}
+    }
+    gate.opened.notify_one();
+    assert_eq!(reader.read(node, 0..1, Priority::OnDemand).await.expect("reads").len(), 1);
+    assert_eq!(gate.asked.lock().len(), 1, "asked once, though the first reader left");
+}
+
+#[tokio::test]
+async fn a_source_that_stalls_ends_in_an_error_and_close_ends_its_fetch() {
+    let made = sample();
+    let stalled = Arc::new(FaultySource::new(blob(&made), SourceFault::Stalled));
+    let config =
+        ReadConfig { on_demand_timeout: Duration::from_millis(20), ..ReadConfig::default() };
+    let layer = layer(&made, stalled, Arc::new(DirectScheduler), config).await;
+    let reader = layer.view().reader;
+    let error = reader.read(file(&made), 0..1, Priority::OnDemand).await.expect_err("stalls");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.context("blob"), Some(made.blob.digest().to_string().as_str()));
+    layer.close().await;
+    let error = reader.read(file(&made), 0..1, Priority::OnDemand).await.expect_err("closed");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn damage_is_named_and_a_fill_goes_on_past_it() {
+    let made = sample();
+    let schedulers: [Arc<dyn Scheduler>; 2] = [Arc::new(DirectScheduler), Arc::new(Narrow)];
+    for scheduler in schedulers {
+        let damaged = FaultySource::new(blob(&made), SourceFault::Flipped(250_000));
+        let layer = layer(&made, Arc::new(damaged), scheduler, ReadConfig::default()).await;
+        let whole = FetchTarget::File { file: file(&made), range: 0..500_000 };
+        let view = layer.view();
+        let error = view.reader.fill(&whole, Priority::Background).await.expect_err("damaged");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!((error.context("file"), error.context("chunk")), (Some("file"), Some("1")));
+        let right = Digest::of(&noise(500_000, 3)[CHUNK..2 * CHUNK]).to_string();
+        assert_eq!(error.context("expected"), Some(right.as_str()));
+        assert!(error.context("actual").is_some_and(|actual| actual != right));
+        assert_eq!(view.image.presence().chunks, 2, "the other two chunks are there");
+    }
+}
