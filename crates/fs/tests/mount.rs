@@ -300,8 +300,8 @@ async fn a_program_runs_with_its_attributes() {
         let len = rustix::fs::getxattr(&path, "user.note", &mut note).expect("attribute");
         let short = rustix::fs::getxattr(&path, "user.note", &mut [0; 2]);
         assert_eq!(short.expect_err("too small"), rustix::io::Errno::RANGE);
-        let none = rustix::fs::getxattr(&path, "user.none", &mut [0; 2]);
-        assert_eq!(none.expect_err("absent"), rustix::io::Errno::NODATA);
+        let absent = rustix::fs::getxattr(&path, "user.absent", &mut [0; 2]);
+        assert_eq!(absent.expect_err("absent"), rustix::io::Errno::NODATA);
         let mut held = [0; 64];
         let held_len = rustix::fs::getxattr(&path, "security.capability", &mut held).expect("held");
         let ran = Command::new(&path).status().expect("executes");
