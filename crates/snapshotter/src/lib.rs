@@ -1,1 +1,13 @@
-//! containerd's view: the remote snapshotter
+//! containerd's view: the remote snapshotter.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod config;
+mod daemon;
+pub mod labels;
+mod remote;
+
+pub use config::Config;
+pub use daemon::{Daemon, DaemonEnv};
+pub use labels::RemoteLayerRequest;
+pub use remote::{LayerReport, MountedInfo, RemoteLayers};
