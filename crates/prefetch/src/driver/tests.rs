@@ -1,0 +1,1 @@
+//! Driver over a reader that records.
