@@ -2,8 +2,6 @@
 mod fills;
 mod lanes;
 mod task;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -47,7 +45,7 @@ impl Default for DriverConfig {
             background_fills: 1,
             background_delay: Duration::from_secs(5),
             retry_delay: Duration::from_secs(1),
-            max_retry_delay: Duration::from_secs(60),
+            max_retry_delay: Duration::from_mins(1),
         }
     }
 }

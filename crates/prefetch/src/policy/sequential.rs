@@ -176,7 +176,8 @@ mod tests {
             pair.swap(0, 1);
         }
         let hints = replay(&toc, file, &reads);
-        assert!(hints.windows(2).all(|pair| pair[0].end == pair[1].start), "{hints:?}");
+        // A read that ran ahead of the window needs no hint for its own bytes.
+        assert!(hints.windows(2).all(|pair| pair[0].end <= pair[1].start), "{hints:?}");
         assert_eq!(hints.last().expect("hints").end, 4 << 20);
     }
 

@@ -1,1 +1,0 @@
-//! Driver over a reader that records.
