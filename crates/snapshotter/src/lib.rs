@@ -4,8 +4,12 @@
 pub mod admin;
 pub mod config;
 mod daemon;
+mod filters;
 pub mod labels;
+mod lifecycle;
+mod mounts;
 mod remote;
+mod store;
 
 pub use config::Config;
 pub use daemon::{Daemon, DaemonEnv};
