@@ -1,1 +1,24 @@
-//! End-to-end tests against real containerd, registry and kernel
+//! End-to-end tests against real containerd, runc, registry and kernel.
+//!
+//! A [`Lab`] is a private set of daemons below one temporary directory. Each process is ended by its
+//! own descriptor and each mount below the directory is detached when the lab goes, also when the
+//! test failed. `cargo xtask e2e` builds what the tests need and runs them one at a time.
+#![forbid(unsafe_code)]
+
+mod containerd;
+mod daemon;
+mod image;
+mod lab;
+mod mounts;
+mod process;
+mod registry;
+mod tree;
+
+pub use containerd::Containerd;
+pub use daemon::{Daemon, DaemonOptions, LazyLayer, NotLazy, Status};
+pub use image::{Image, Layer};
+pub use lab::Lab;
+pub use mounts::{below as mounts_below, detach_below};
+pub use process::{Finished, Process, run};
+pub use registry::{Registry, Served};
+pub use tree::{Node, Tree};

@@ -34,7 +34,9 @@ pub(crate) fn run(root: &Path) -> Result<PathBuf> {
             .env("BASE", cache.join("debian-bookworm-minbase"))
             .env("LAYOUT", &partial)
             .env("START", &start)
-            .env("MIRROR", MIRROR),
+            .env("MIRROR", MIRROR)
+            // Standard output is for the answer.
+            .stdout(std::io::stderr()),
     );
     if let Err(error) = built {
         remove(&partial);

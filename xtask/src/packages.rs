@@ -36,7 +36,7 @@ pub(crate) fn ensure() -> Result<()> {
     }
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::io::stderr());
         command
     };
     shell::run(&mut apt(&["--quiet", "update"]))?;

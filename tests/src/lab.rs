@@ -1,0 +1,95 @@
+//! Everything a test needs, started in the right order and taken down in the reverse.
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+use crate::{
+    Containerd, Daemon, DaemonOptions, Image, Registry,
+    daemon::{bolide, from_environment},
+    detach_below, run,
+};
+
+/// Converting a whole image in a debug build.
+const CONVERSION: Duration = Duration::from_mins(5);
+const PULL: Duration = Duration::from_mins(5);
+
+/// A registry, a snapshotter and a containerd of one test.
+#[derive(Debug)]
+pub struct Lab {
+    // Fields are dropped in this order: containerd before what it talks to, the directory last.
+    /// containerd with the snapshotter `bolide`.
+    pub containerd: Containerd,
+    /// `bolide serve`.
+    pub daemon: Daemon,
+    /// The registry images are pushed to and pulled from.
+    pub registry: Registry,
+    mounts: MountsBelow,
+    dir: TempDir,
+}
+
+/// Detaches what is left mounted when the daemons are gone, so the directory can be removed.
+#[derive(Debug)]
+struct MountsBelow(PathBuf);
+
+impl Drop for MountsBelow {
+    fn drop(&mut self) {
+        if let Err(error) = detach_below(&self.0) {
+            eprintln!("e2e: mounts are left: {error:#}");
+        }
+    }
+}
+
+impl Lab {
+    /// Starts a registry, then the snapshotter, then containerd.
+    pub fn start(options: &DaemonOptions) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bolide-e2e-").tempdir()?;
+        let mounts = MountsBelow(dir.path().to_owned());
+        let registry = Registry::start(&dir.path().join("registry"))?;
+        let daemon = Daemon::start(&dir.path().join("bolide"), &registry.host(), options)?;
+        let containerd = Containerd::start(&dir.path().join("containerd"), &daemon.socket())?;
+        Ok(Self { containerd, daemon, registry, mounts, dir })
+    }
+
+    /// A directory of the test's own.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Mount points of all daemons and tests of this lab.
+    pub fn mounts(&self) -> Result<Vec<PathBuf>> {
+        crate::mounts_below(&self.mounts.0)
+    }
+
+    /// Pushes the image as it was built, with plain tar.gz layers; returns its reference.
+    pub fn push_plain(&self) -> Result<(String, Image)> {
+        let image = Image::open(&from_environment("BOLIDE_E2E_LAYOUT")?)?;
+        self.registry.push(&image, "python", "plain")?;
+        Ok((format!("{}/python:plain", self.registry.host()), image))
+    }
+
+    /// Converts the image straight into the registry; returns its reference.
+    pub fn push_estargz(&self) -> Result<(String, Image)> {
+        let reference = format!("{}/python:esgz", self.registry.host());
+        let layout = from_environment("BOLIDE_E2E_LAYOUT")?;
+        let mut command = bolide(["convert", "--plain-http", &self.registry.host()])?;
+        command.arg(format!("oci:{}:python", layout.display())).arg(&reference);
+        run(&mut command, CONVERSION)?.success("bolide convert")?;
+        let image = self.registry.image("python", "esgz").context("the converted image")?;
+        Ok((reference, image))
+    }
+
+    /// `bolide pull` into a namespace; returns the JSON document it prints.
+    pub fn pull(&self, namespace: &str, reference: &str) -> Result<String> {
+        let mut command = bolide(["pull", "--json", "--namespace", namespace])?;
+        command.args(["--plain-http", &self.registry.host(), "--address"]);
+        command.arg(self.containerd.socket()).arg(reference);
+        run(&mut command, PULL)?
+            .success("bolide pull")
+            .with_context(|| format!("log of bolide serve:\n{}", self.daemon.log_text()))
+    }
+}
