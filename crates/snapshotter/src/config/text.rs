@@ -16,6 +16,7 @@ fn path(path: &Path) -> String {
 }
 
 /// Every key with its value and what it means.
+// tidy: the default configuration is one text
 pub(super) fn commented(config: &Config) -> String {
     let Config { registry, cache, prefetch, fuse, .. } = config;
     let hosts: Vec<_> = registry.plain_http.iter().map(|host| quoted(host)).collect();
