@@ -18,9 +18,9 @@ const MAX_RECORD: u64 = 64 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to read: `oci:DIR[:TAG]`
+    /// Image to read: oci:DIR[:TAG]
     src: Location,
-    /// Image to write: `oci:DIR[:TAG]`
+    /// Image to write: oci:DIR[:TAG]
     dst: Location,
     /// Largest chunk: what the first read of a file fetches at least
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size::parse)]
