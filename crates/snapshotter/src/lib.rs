@@ -9,9 +9,11 @@
 )]
 
 pub mod admin;
+pub mod assembly;
 pub mod config;
 mod filters;
 pub mod labels;
+pub mod layers;
 mod lifecycle;
 mod mounts;
 mod remote;
