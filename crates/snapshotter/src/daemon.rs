@@ -14,12 +14,10 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config,
-    admin,
+    Config, RedbStore, SnapshotService, admin,
     assembly::{Node, Surroundings},
+    blocking::blocking,
     grpc,
-    service::SnapshotService,
-    store::RedbStore,
 };
 
 /// Runs the daemon until `stop`. `ready` is called once both sockets are listened on.
@@ -34,7 +32,7 @@ pub async fn serve(
 ) -> Result<()> {
     config.check()?;
     let root = config.root.clone();
-    blocking(move || private_dir(&root)).await?;
+    blocking("daemon::create_dir", move || private_dir(&root)).await?;
     // The node first: it claims the root, and a second daemon must not get as far as the mounts.
     let node = Node::assemble(config, surroundings).await?;
     let served = serve_node(config, &node, ready, stop).await;
@@ -49,7 +47,9 @@ async fn serve_node(
     stop: CancellationToken,
 ) -> Result<()> {
     let store = Arc::new(RedbStore::open(&config.root.join("metadata.redb")).await?);
-    let service = SnapshotService::open(&config.root, store, node.layers()).await?;
+    let (root, layers) = (config.root.clone(), node.layers());
+    let service =
+        blocking("daemon::open", move || SnapshotService::open(&root, store, layers)).await?;
     service.restore().await?;
     // Only now: containerd takes a socket that answers for a snapshotter that is complete.
     let snapshots = Socket::bind(&config.address, 0o600).await?;
@@ -91,7 +91,7 @@ impl Socket {
     /// Listens on `path`, in place of what a daemon that died left there.
     async fn bind(path: &Path, mode: u32) -> Result<Self> {
         let own = path.to_owned();
-        let bound = blocking(move || {
+        let bound = blocking("daemon::bind", move || {
             if let Some(dir) = own.parent() {
                 private_dir(dir)?;
             }
@@ -138,14 +138,6 @@ fn private_dir(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .map_err(|error| Error::io("daemon::create_dir", error).with_context("dir", path.display()))
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::new(ErrorKind::Unexpected, "daemon", error.to_string())))
 }
 
 #[cfg(test)]
