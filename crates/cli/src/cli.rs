@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{convert, output};
+use crate::{convert, output, pull};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
 
@@ -21,6 +21,9 @@ enum Command {
     /// Rewrite an image so that it can be pulled lazily and still runs anywhere
     #[command(after_help = EXIT_CODES)]
     Convert(convert::Args),
+    /// Pull an image into containerd, leaving what can be lazy in its registry
+    #[command(after_help = EXIT_CODES)]
+    Pull(pull::Args),
 }
 
 /// Runs the command line of this process. Wrong usage ends the process here, with code 2.
@@ -39,19 +42,23 @@ pub(crate) fn run() -> ExitCode {
 fn run_to_end(command: Command) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
-        let work = async {
-            match command {
-                Command::Convert(args) => convert::run(args).await,
-            }
-        };
-        tokio::select! {
-            done = work => done,
-            interrupt = tokio::signal::ctrl_c() => {
-                interrupt.context("cannot listen for SIGINT")?;
-                bail!("interrupted")
-            }
+        match command {
+            Command::Convert(args) => until_interrupted(convert::run(args)).await,
+            // It gives back what containerd lent before it ends.
+            Command::Pull(args) => pull::run(args).await,
         }
     })
+}
+
+/// Drops the work when the person at the keyboard has enough of it.
+async fn until_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        done = work => done,
+        interrupt = tokio::signal::ctrl_c() => {
+            interrupt.context("cannot listen for SIGINT")?;
+            bail!("interrupted")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +80,9 @@ mod tests {
             &["bolide", "convert", "containerd:a", "oci:b"],
             &["bolide", "convert", "oci:a", "oci:b", "--chunk-size", "0"],
             &["bolide", "convert", "oci:a", "oci:b", "--level", "10"],
+            &["bolide", "pull"],
+            &["bolide", "pull", "Not A Name"],
+            &["bolide", "pull", "python", "--prefetch", "much"],
         ] {
             let error = Cli::try_parse_from(line).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{line:?}");

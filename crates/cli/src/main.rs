@@ -4,6 +4,8 @@
 mod cli;
 mod convert;
 mod output;
+mod pull;
+mod registry;
 mod size;
 
 use std::process::ExitCode;
