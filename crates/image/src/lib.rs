@@ -21,4 +21,4 @@ pub use location::Location;
 pub use platform::Platform;
 pub use server::{ServedCounters, ServerHandle, serve_layout};
 pub use sink::ImageSink;
-pub use source::ImageSource;
+pub use source::{ImageSource, check_kind, choose};
