@@ -1,9 +1,11 @@
 //! The remote path: what a client is told of lazy layers, and of those that cannot be lazy.
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bolide_containerd_api::snapshots::Kind;
 use bolide_core::{Digest, Error, ErrorKind};
 use bolide_snapshotter::{admin::StatusProvider as _, labels};
+use parking_lot::Mutex;
+use serde_json::Value;
 use tonic::Code;
 
 use crate::{
@@ -29,6 +31,35 @@ impl Layer {
             ("containerd.io/snapshot/remote/stargz.reference", "registry/image:tag"),
             ("containerd.io/snapshot/remote/stargz.digest", &self.digest),
         ]
+    }
+}
+
+/// Lines of JSON that were logged.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Level, message, outcome, key and parent of the lines about remote snapshots of such keys.
+    fn outcomes(&self, keys: &str) -> Vec<[String; 5]> {
+        let log = self.0.lock();
+        let lines = log.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = lines.map(|line| serde_json::from_slice(line).expect("JSON"));
+        let about = lines.filter(|line: &Value| line.get("remote-snapshot-prepared").is_some());
+        let fields = ["level", "message", "remote-snapshot-prepared", "key", "parent"];
+        let texts =
+            about.map(|line| fields.map(|field| line[field].as_str().expect(field).to_owned()));
+        texts.filter(|[_, _, _, key, _]| key.starts_with(keys)).collect()
     }
 }
 
@@ -113,6 +144,31 @@ async fn what_cannot_be_lazy_is_unpacked_and_says_why() {
     assert_eq!(told(&daemon), expected, "after a restart");
     daemon.client.remove("nameless").await.expect("removed");
     assert_eq!(told(&daemon), expected[..1], "what is gone needs no reason");
+}
+
+#[tokio::test]
+async fn the_log_says_what_is_lazy() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().flatten_event(true);
+    let subscriber = subscriber.with_max_level(tracing::Level::DEBUG);
+    // For all tests: what one thread alone listens to, others may have turned off for good.
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    tracing::subscriber::set_global_default(subscriber).expect("the only one");
+    let (_host, daemon, layers) = host(FakeLayers::default()).await;
+    let (lazy, eager) = (Layer::new("lazy"), Layer::new("eager"));
+    let prepared = daemon.client.prepare("log/1", "", &lazy.labels()).await;
+    assert_eq!(prepared, Err(Code::AlreadyExists));
+    *layers.refuse.lock() = Some(Error::new(ErrorKind::Malformed, "fake::mount", "no TOC"));
+    let prepared = daemon.client.prepare("log/2", &lazy.target, &eager.labels()).await;
+    prepared.expect("to unpack into");
+    assert_eq!(
+        log.outcomes("log/"),
+        [
+            ["DEBUG", "prepared remote snapshot", "true", "log/1", ""],
+            ["WARN", "failed to prepare remote snapshot", "false", "log/2", &lazy.target],
+        ]
+    );
 }
 
 #[tokio::test]
