@@ -32,8 +32,8 @@ use crate::{
 
 /// A snapshotter whose layers may be lazy.
 ///
-/// Dropping the future of an operation may leave it half done, until the next
-/// [`cleanup`](Self::cleanup); whoever serves clients that go away runs each as a task.
+/// Dropping the future of an operation may leave something for Cleanup, so whoever serves clients
+/// that go away runs each as a task, as [`grpc`](crate::grpc) does.
 #[derive(Debug)]
 pub struct SnapshotService {
     root: PathBuf,
