@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_snapshotter_reads_what_is_asked_of_it() {
-        let mut layers = vec![layer(0), layer(1), layer(2)];
+        let mut layers = [layer(0), layer(1), layer(2)];
         let toc = Digest::of(b"toc");
         layers[1].annotations.insert(TOC_DIGEST.to_owned(), toc.to_string());
         let chain_id = Digest::of(b"chain");
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_image_cannot_say_what_became_of_a_snapshot() {
-        let mut layers = vec![layer(0)];
+        let mut layers = [layer(0)];
         for key in [REMOTE, NOT_LAZY, "org.example/x", TARGET, DIGEST] {
             layers[0].annotations.insert(key.to_owned(), "forged".to_owned());
         }

@@ -57,7 +57,7 @@ impl Double {
             Server::builder()
                 .add_service(service)
                 .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
-                    drop(ended.await)
+                    drop(ended.await);
                 }),
         );
         Ok(Self { state, _end: end, _runtime: runtime })

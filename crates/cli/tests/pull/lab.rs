@@ -2,9 +2,9 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_e2e::{Containerd, Finished, Registry, detach_below, run};
+use bolide_e2e::{Containerd, Finished, Process, Registry, detach_below, run};
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::image::Sample;
 
@@ -17,6 +17,19 @@ pub(crate) struct Lab {
     pub(crate) containerd: Containerd,
     pub(crate) registry: Registry,
     mounts: MountsBelow,
+}
+
+/// A pull that is under way.
+pub(crate) struct Pull {
+    pub(crate) process: Process,
+    err: NamedTempFile,
+}
+
+impl Pull {
+    /// What it said on standard error so far.
+    pub(crate) fn told(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.err.path())?)
+    }
 }
 
 struct MountsBelow(TempDir);
@@ -75,6 +88,14 @@ impl Lab {
         command.arg(self.containerd.socket()).arg(reference);
         command.env("DOCKER_CONFIG", self.mounts.0.path());
         command
+    }
+
+    /// Starts the command under test.
+    pub(crate) fn spawn(&self, snapshotter: &str, reference: &str) -> Result<Pull> {
+        let (out, err) = (NamedTempFile::new()?, NamedTempFile::new()?);
+        let mut command = self.command(snapshotter, reference);
+        let process = Process::spawn("bolide pull", &mut command, out.path(), err.path())?;
+        Ok(Pull { process, err })
     }
 
     pub(crate) fn try_pull(&self, snapshotter: &str, reference: &str) -> Result<Finished> {

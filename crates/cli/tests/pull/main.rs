@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bolide_core::Digest;
-use bolide_e2e::Process;
 use serde_json::Value;
 
 use crate::{
     double::{Double, NOT_LAZY, REASON},
     image::{LARGE, PRINTED, Sample},
-    lab::{Lab, NAMESPACE, cannot_run},
+    lab::{Lab, NAMESPACE, Pull, cannot_run},
     relay::{Fault, Relay},
 };
 
 const OVERLAYFS: &str = "overlayfs";
+/// More than anything takes that does not hang.
+const SOON: Duration = Duration::from_mins(2);
 const TOC: &str = "containerd.io/snapshot/stargz/toc.digest";
 
 #[test]
@@ -163,22 +164,48 @@ fn an_interrupted_pull_leaves_nothing() -> Result<()> {
     }
     let (lab, sample) = (Lab::start()?, Sample::new()?);
     lab.push(&sample)?;
-    let relay = Relay::start(&lab.registry.host(), 2 << 20, Fault::Stall)?;
-    let reference = format!("{}/sample:plain", relay.host());
-    let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
-    let mut command = lab.command(OVERLAYFS, &reference);
-    let mut pull = Process::spawn("bolide pull", &mut command, out.path(), err.path())?;
-    let ingest = format!("layer-{}", sample.layers[LARGE].0.digest);
-    let wait = Duration::from_mins(1);
-    pull.wait_until("a half layer", wait, || {
-        let active = lab.ctr(["content", "active"]).ok()?;
-        (relay.faults() > 0 && active.contains(&ingest)).then_some(())
-    })?;
-    let status = pull.stop()?;
+    let (_relay, mut pull) = stalled_pull(&lab, &sample)?;
+    let status = pull.process.stop()?;
     ensure!(status.code() == Some(1), "{status}");
-    let told = std::fs::read_to_string(err.path())?;
+    let told = pull.told()?;
     ensure!(told == "bolide: terminated\n", "{told}");
     lab.expect_nothing(OVERLAYFS)
+}
+
+#[test]
+fn two_pulls_share_what_they_write_and_one_may_die() -> Result<()> {
+    if cannot_run() {
+        return Ok(());
+    }
+    let (lab, sample) = (Lab::start()?, Sample::new()?);
+    let reference = lab.push(&sample)?;
+    let (_relay, mut stalled) = stalled_pull(&lab, &sample)?;
+    let mut second = lab.spawn(OVERLAYFS, &reference)?;
+    second.process.wait_until("a second try at the large layer", SOON, || {
+        let snapshots = lab.containerd.snapshots(NAMESPACE, OVERLAYFS).ok()?;
+        let extracting = snapshots.iter().filter(|(key, _)| key.starts_with("extract-"));
+        (extracting.count() == 2).then_some(())
+    })?;
+    stalled.process.kill()?;
+    let status = second.process.wait(SOON)?.context("the second pull waits for ever")?;
+    ensure!(status.success(), "{}", second.told()?);
+    let printed = lab.containerd.run_container(NAMESPACE, OVERLAYFS, &reference, &[])?;
+    ensure!(printed == PRINTED, "{printed}");
+    Ok(())
+}
+
+/// A pull that hangs in the middle of the large layer.
+fn stalled_pull(lab: &Lab, sample: &Sample) -> Result<(Relay, Pull)> {
+    let relay = Relay::start(&lab.registry.host(), 2 << 20, Fault::Stall)?;
+    let mut pull = lab.spawn(OVERLAYFS, &format!("{}/sample:plain", relay.host()))?;
+    let ingest = format!("layer-{}", sample.layers[LARGE].0.digest);
+    pull.process.wait_until("a half layer", SOON, || {
+        let active = lab.ctr(["content", "active"]).ok()?;
+        let snapshots = lab.containerd.snapshots(NAMESPACE, OVERLAYFS).ok()?;
+        let reached = snapshots.len() == LARGE + 1;
+        (relay.faults() > 0 && reached && active.contains(&ingest)).then_some(())
+    })?;
+    Ok((relay, pull))
 }
 
 #[test]
