@@ -53,13 +53,12 @@ impl Double {
         let listener = runtime.block_on(async { UnixListener::bind(dir.join("sock")) })?;
         let (end, ended) = oneshot::channel::<()>();
         let service = SnapshotsServer::from_arc(Arc::clone(&state));
-        runtime.spawn(
-            Server::builder()
-                .add_service(service)
-                .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
-                    drop(ended.await);
-                }),
-        );
+        runtime.spawn(Server::builder().add_service(service).serve_with_incoming_shutdown(
+            UnixListenerStream::new(listener),
+            async move {
+                drop(ended.await);
+            },
+        ));
         Ok(Self { state, _end: end, _runtime: runtime })
     }
 
