@@ -77,9 +77,9 @@ fn an_index_is_followed_and_garbage_collection_keeps_what_runs() -> Result<()> {
     let reference = format!("{}/sample:list", lab.registry.host());
     lab.pull(OVERLAYFS, &reference)?;
     let content = lab.ctr(["content", "ls"])?;
-    let source = format!("containerd.io/distribution.source.{}=sample", lab.registry.host());
+    let source = "containerd.io/distribution.source.127.0.0.1=sample";
     let blobs: Vec<_> = content.lines().skip(1).collect();
-    ensure!(blobs.len() == 6 && blobs.iter().all(|line| line.contains(&source)), "{content}");
+    ensure!(blobs.len() == 6 && blobs.iter().all(|line| line.contains(source)), "{content}");
     let uncompressed = format!("containerd.io/uncompressed={}", sample.diff_ids[LARGE]);
     ensure!(content.contains(&uncompressed), "{content}");
 
@@ -143,10 +143,10 @@ fn lazy_layers_stay_in_the_registry_and_the_others_say_why() -> Result<()> {
     ensure!(asked["containerd.io/snapshot/remote/stargz.reference"] == reference, "{asked:?}");
     ensure!(asked[TOC] == Digest::of(b"toc").to_string(), "{asked:?}");
 
-    // It runs as far as a double can show it: containerd finds every snapshot.
+    // It runs as far as a double can show it: containerd finds every snapshot. Nobody holds the
+    // view, so garbage collection takes it.
     let views = ["snapshots", "--snapshotter", "bolide", "view", "look", chain_ids[2].as_str()];
     lab.ctr(views)?;
-    lab.ctr(["snapshots", "--snapshotter", "bolide", "rm", "look"])?;
     let again = lab.pull("bolide", &reference)?;
     ensure!(
         again["layers"][0]["reason"] == REASON && again["layers"][1]["lazy"] == true,
@@ -190,7 +190,7 @@ fn a_blob_that_another_client_writes_is_waited_for_and_not_believed() -> Result<
     let (lab, sample) = (Lab::start()?, Sample::new()?);
     let reference = lab.push(&sample)?;
     let layer = |at: usize| sample.layers[at].0.clone();
-    let other = Ingest::start(&lab.containerd.socket(), &layer(LARGE), &[0; 1 << 20])?;
+    let other = Ingest::start(&lab.containerd.socket(), &layer(LARGE), &vec![0; 1 << 20])?;
     let mut pull = lab.spawn(OVERLAYFS, &reference)?;
     // The layers beside it arrive, and the one below is unpacked.
     pull.process.wait_until("the other layers", SOON, || {
