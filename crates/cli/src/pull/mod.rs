@@ -79,7 +79,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     let closed = session.close(pulled.is_err()).await;
     let report = match (pulled, closed) {
-        (Ok(report), closed) => closed.map(|()| report)?,
+        (Ok(report), closed) => {
+            // The image is there; the lease ends by itself.
+            closed.unwrap_or_else(|error| output::complain(&error));
+            report
+        }
         (Err(error), Ok(())) => return Err(error),
         (Err(error), Err(closing)) => bail!("{error:#}; and then: {closing:#}"),
     };

@@ -81,7 +81,9 @@ impl Unpacker<'_> {
 
     /// Makes one snapshot; returns its labels.
     async fn layer(&mut self, at: usize, layer: &Layer) -> Result<Labels> {
-        let prepared = match self.stat(&layer.chain_id.to_string()).await? {
+        let name = layer.chain_id.to_string();
+        self.session.hold(self.wanted.snapshotter, &name).await?;
+        let prepared = match self.stat(&name).await? {
             Some(info) => Prepared::Shown(info),
             None => self.prepare(at, layer).await?,
         };
