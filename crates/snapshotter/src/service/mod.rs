@@ -9,7 +9,6 @@ mod disk_usage;
 mod mount_points;
 mod not_lazy;
 mod prepare;
-mod user_namespace;
 
 use std::{
     path::{Path, PathBuf},
@@ -62,7 +61,7 @@ impl SnapshotService {
             directories: Directories::open(root)?,
             not_lazy: NotLazyList::default(),
             cleaning: tokio::sync::Mutex::default(),
-            userxattr: user_namespace::inside(),
+            userxattr: crate::user_namespace::inside(),
         }))
     }
 
