@@ -1,24 +1,29 @@
 //! Images as a whole: where they are, their manifests, conversion to eStargz, and a small registry
 //! server over an OCI layout.
 //!
-//! An image is read through [`ImageSource`], written through an [`ImageSink`], and
+//! An image lies at a [`Location`]: in an image layout, or in a registry that [`Access`] reaches. It
+//! is read through [`ImageSource`], written through an [`ImageSink`], and
 //! [`convert_image`] stands between the two.
 #![forbid(unsafe_code)]
 
+mod access;
+mod backend;
 mod blob_reader;
 mod convert;
 mod layout;
 mod location;
 pub mod manifest;
 mod platform;
+mod retry;
 mod server;
 mod sink;
 mod source;
 
+pub use access::Access;
 pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Progress, convert_image};
 pub use layout::Layout;
 pub use location::Location;
 pub use platform::Platform;
 pub use server::{ServedCounters, ServerHandle, serve_layout};
 pub use sink::ImageSink;
-pub use source::ImageSource;
+pub use source::{ImageSource, check_kind, choose};

@@ -13,7 +13,7 @@ use bolide_estargz::{
     open_layer,
 };
 use bolide_image::{
-    ConvertOptions, ConvertReport, ImageSource, Layout, Location, Platform, Progress,
+    Access, ConvertOptions, ConvertReport, ImageSource, Layout, Location, Platform, Progress,
     convert_image,
     manifest::{Descriptor, media_type, to_bytes},
     serve_layout,
@@ -64,9 +64,15 @@ fn location(dir: &Path, tag: &str) -> Location {
 }
 
 async fn convert(src: &Path, dst: &Path, options: &ConvertOptions) -> ConvertReport {
-    convert_image(&location(src, "org"), &location(dst, "lazy"), options, |_| ())
-        .await
-        .expect("converted")
+    convert_image(
+        &Access::layouts(),
+        &location(src, "org"),
+        &location(dst, "lazy"),
+        options,
+        |_| (),
+    )
+    .await
+    .expect("converted")
 }
 
 async fn mark_of(layout: &Layout, layer: &Descriptor) -> (usize, PrefetchMark) {
@@ -87,15 +93,22 @@ async fn every_layer_becomes_estargz_and_the_documents_agree() {
     sample(src.path(), media_type::OCI_MANIFEST);
     let events = Mutex::new(Vec::new());
     let options = ConvertOptions::default();
-    let report =
-        convert_image(&location(src.path(), "org"), &location(dst.path(), "lazy"), &options, |e| {
+    let report = convert_image(
+        &Access::layouts(),
+        &location(src.path(), "org"),
+        &location(dst.path(), "lazy"),
+        &options,
+        |e| {
             events.lock().expect("lock").push(e);
-        })
-        .await
-        .expect("converted");
+        },
+    )
+    .await
+    .expect("converted");
 
     let image =
-        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host()).await.expect("image");
+        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host(), &Access::layouts())
+            .await
+            .expect("image");
     assert_eq!(image.target().digest, report.digest);
     assert_eq!(image.config().other["history"], json!([{"created_by": "test"}]));
     let layout = Layout::open(dst.path()).expect("layout");
@@ -124,15 +137,22 @@ async fn recorded_files_come_first_and_the_result_converts_again() {
     options.layer.prioritized = vec!["etc/passwd".into(), "bin/tool".into(), "no/such".into()];
     let first = convert(src.path(), dst.path(), &options).await;
     let image =
-        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host()).await.expect("image");
+        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host(), &Access::layouts())
+            .await
+            .expect("image");
     let layout = Layout::open(dst.path()).expect("layout");
     let (_, mark) = mark_of(&layout, &image.manifest().layers[0]).await;
     assert!(matches!(mark, PrefetchMark::UpTo(_)), "{mark:?}");
 
-    let again =
-        convert_image(&location(dst.path(), "lazy"), &location(dst.path(), "2"), &options, |_| ())
-            .await
-            .expect("converted again");
+    let again = convert_image(
+        &Access::layouts(),
+        &location(dst.path(), "lazy"),
+        &location(dst.path(), "2"),
+        &options,
+        |_| (),
+    )
+    .await
+    .expect("converted again");
     assert_eq!(again.layers[0].source, first.layers[0].digest);
 }
 
@@ -145,9 +165,10 @@ async fn dockers_media_types_are_kept_or_made_ocis() {
         let (src, dst) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
         sample(src.path(), media_type::DOCKER_MANIFEST);
         convert(src.path(), dst.path(), &ConvertOptions { oci, ..ConvertOptions::default() }).await;
-        let image = ImageSource::open(&location(dst.path(), "lazy"), &Platform::host())
-            .await
-            .expect("image");
+        let image =
+            ImageSource::open(&location(dst.path(), "lazy"), &Platform::host(), &Access::layouts())
+                .await
+                .expect("image");
         assert_eq!(image.target().media_type, manifest);
         assert_eq!(image.manifest().media_type.as_deref(), Some(manifest));
         assert!(image.manifest().layers.iter().all(|l| l.media_type == layer));
@@ -164,8 +185,9 @@ async fn a_flipped_byte_of_the_source_leaves_no_image() {
     blob[middle] ^= 1;
     fs::write(&path, blob).expect("write");
     let (from, to) = (location(src.path(), "org"), location(dst.path(), "lazy"));
-    let error =
-        convert_image(&from, &to, &ConvertOptions::default(), |_| ()).await.expect_err("corrupt");
+    let error = convert_image(&Access::layouts(), &from, &to, &ConvertOptions::default(), |_| ())
+        .await
+        .expect_err("corrupt");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(Layout::open(dst.path()).expect("layout").resolve(Some("lazy")).is_err());
     let left: Vec<_> = fs::read_dir(dst.path().join("blobs/sha256"))
