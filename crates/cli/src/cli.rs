@@ -3,8 +3,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{convert, output};
+use crate::{convert, inspect, output};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
 
@@ -21,6 +22,9 @@ enum Command {
     /// Rewrite an image so that it can be pulled lazily and still runs anywhere
     #[command(after_help = EXIT_CODES)]
     Convert(convert::Args),
+    /// Tell what an image is made of, reading only its manifest, footers and TOCs
+    #[command(after_help = EXIT_CODES)]
+    Inspect(inspect::Args),
 }
 
 /// Runs the command line of this process. Wrong usage ends the process here, with code 2.
@@ -42,16 +46,26 @@ fn run_to_end(command: Command) -> Result<()> {
         let work = async {
             match command {
                 Command::Convert(args) => convert::run(args).await,
+                Command::Inspect(args) => inspect::run(args).await,
             }
         };
         tokio::select! {
             done = work => done,
-            interrupt = tokio::signal::ctrl_c() => {
-                interrupt.context("cannot listen for SIGINT")?;
+            interrupt = interrupted() => {
+                interrupt.context("cannot listen for signals")?;
                 bail!("interrupted")
             }
         }
     })
+}
+
+/// Waits until somebody wants this process to end.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +87,10 @@ mod tests {
             &["bolide", "convert", "containerd:a", "oci:b"],
             &["bolide", "convert", "oci:a", "oci:b", "--chunk-size", "0"],
             &["bolide", "convert", "oci:a", "oci:b", "--level", "10"],
+            &["bolide", "convert", "oci:a", "localhost:5000/Upper"],
+            &["bolide", "convert", "oci:a", "localhost/a", "--plain-http", "http://b"],
+            &["bolide", "inspect", "localhost:5000/a:b:c"],
+            &["bolide", "inspect", "oci:a", "--files", "--toc"],
         ] {
             let error = Cli::try_parse_from(line).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{line:?}");

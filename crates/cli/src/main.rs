@@ -3,7 +3,9 @@
 
 mod cli;
 mod convert;
+mod inspect;
 mod output;
+mod registry;
 mod size;
 
 use std::process::ExitCode;

@@ -3,13 +3,14 @@
 //!
 //! An image lies at a [`Location`]: in an image layout, or in a registry that [`Access`] reaches. It
 //! is read through [`ImageSource`], written through an [`ImageSink`], and
-//! [`convert_image`] stands between the two.
+//! [`convert_image`] stands between the two. [`inspect_image`] tells what an image is made of.
 #![forbid(unsafe_code)]
 
 mod access;
 mod backend;
 mod blob_reader;
 mod convert;
+mod inspect;
 mod layout;
 mod location;
 pub mod manifest;
@@ -21,6 +22,9 @@ mod source;
 
 pub use access::Access;
 pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Progress, convert_image};
+pub use inspect::{
+    Annotation, Contents, Format, ImageReport, InspectOptions, LayerReport, Prefetch, inspect_image,
+};
 pub use layout::Layout;
 pub use location::Location;
 pub use platform::Platform;
