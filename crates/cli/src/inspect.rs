@@ -95,7 +95,7 @@ fn describe(layer: &LayerReport) -> String {
             Prefetch::UpTo(bytes) => format!("first {} to be prefetched", HumanBytes(bytes)),
         };
         let (files, chunks) = (contents.nodes, contents.chunks);
-        let _ = write!(text, "\n  {files} files, {chunks} chunks, {prefetch}");
+        let _ = write!(text, "\n  {files} files and directories, {chunks} chunks, {prefetch}");
     }
     text
 }
