@@ -62,7 +62,8 @@ fn print_tocs(report: &ImageReport) -> Result<()> {
 }
 
 fn print(src: &Location, report: &ImageReport) -> Result<()> {
-    output::line(&format!("{src}  {}  {}", report.manifest, report.media_type))?;
+    let media_type = printable(&report.media_type);
+    output::line(&format!("{src}  {}  {media_type}", report.manifest))?;
     for (number, layer) in report.layers.iter().enumerate() {
         output::line(&format!("layer {number}  {}", describe(layer)))?;
         for file in layer.files.iter().flatten() {

@@ -105,12 +105,12 @@ pub async fn convert_image(
     options: &ConvertOptions,
     progress: impl Fn(Progress) + Sync,
 ) -> Result<ConvertReport> {
-    let image = ImageSource::open(src, &options.platform, access).await?;
+    let image = ImageSource::open(access, src, &options.platform).await?;
     let media_type = layer_media_type(&image, options.oci);
     for layer in &image.manifest().layers {
         check_layer(layer)?;
     }
-    let sink = ImageSink::open(dst, access).await?;
+    let sink = ImageSink::open(access, dst).await?;
     let convert = Conversion { image: &image, sink: &sink, options, progress: &progress };
     let (blobs, of_layers) = distinct(&image.manifest().layers);
     let converted: Vec<ConvertedLayer> = futures::stream::iter(blobs)

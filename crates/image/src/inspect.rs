@@ -132,7 +132,7 @@ pub async fn inspect_image(
     location: &Location,
     options: &InspectOptions,
 ) -> Result<ImageReport> {
-    let image = ImageSource::open(location, &options.platform, access).await?;
+    let image = ImageSource::open(access, location, &options.platform).await?;
     let inspection = Inspection { image: &image, options, kept: AtomicU64::new(0) };
     let layers = stream::iter(&image.manifest().layers)
         .map(|layer| async {

@@ -20,7 +20,7 @@ impl ImageSink {
     ///
     /// `Malformed` when it names a digest, `Config` when `access` lacks what it needs,
     /// `Unauthorized` or `Unavailable` when a registry refuses us or does not answer.
-    pub async fn open(location: &Location, access: &Access) -> Result<Self> {
+    pub async fn open(access: &Access, location: &Location) -> Result<Self> {
         let target = backend::target(location, access).await;
         target.map(Self).map_err(|error| error.with_context("destination", location))
     }

@@ -38,7 +38,7 @@ impl ImageSource {
     /// its digest, `Malformed` when it breaks the image specification, `Exhausted` when it is too
     /// large, `Unsupported` when it is no container image, `Config` when `access` lacks what the
     /// location needs, and whatever a registry fails with.
-    pub async fn open(location: &Location, platform: &Platform, access: &Access) -> Result<Self> {
+    pub async fn open(access: &Access, location: &Location, platform: &Platform) -> Result<Self> {
         let read = async { Self::read(&*backend::origin(location, access)?, platform).await };
         read.await.map_err(|error| error.with_context("image", location))
     }

@@ -67,7 +67,7 @@ async fn every_layer_becomes_estargz_and_the_documents_agree() {
     .expect("converted");
 
     let image =
-        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host(), &Access::layouts())
+        ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())
             .await
             .expect("image");
     assert_eq!(image.target().digest, report.digest);
@@ -98,7 +98,7 @@ async fn recorded_files_come_first_and_the_result_converts_again() {
     options.layer.prioritized = vec!["etc/passwd".into(), "bin/tool".into(), "no/such".into()];
     let first = convert(src.path(), dst.path(), &options).await;
     let image =
-        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host(), &Access::layouts())
+        ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())
             .await
             .expect("image");
     let layout = Layout::open(dst.path()).expect("layout");
@@ -127,7 +127,7 @@ async fn dockers_media_types_are_kept_or_made_ocis() {
         sample(src.path(), media_type::DOCKER_MANIFEST);
         convert(src.path(), dst.path(), &ConvertOptions { oci, ..ConvertOptions::default() }).await;
         let image =
-            ImageSource::open(&location(dst.path(), "lazy"), &Platform::host(), &Access::layouts())
+            ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())
                 .await
                 .expect("image");
         assert_eq!(image.target().media_type, manifest);

@@ -52,7 +52,7 @@ impl Lab {
 
     /// What the registry says of a tag.
     async fn find(&self, tag: &str) -> bolide_core::Result<ImageSource> {
-        ImageSource::open(&self.pushed(tag), &amd64(), &self.access()).await
+        ImageSource::open(&self.access(), &self.pushed(tag), &amd64()).await
     }
 }
 
@@ -68,7 +68,7 @@ async fn an_image_is_the_same_after_a_registry() {
     assert_eq!(image.target().digest, pushed.digest);
     let by_digest: Location =
         format!("{}/team/app@{}", lab.registry.address(), pushed.digest).parse().expect("name");
-    ImageSource::open(&by_digest, &amd64(), &lab.access()).await.expect("by digest");
+    ImageSource::open(&lab.access(), &by_digest, &amd64()).await.expect("by digest");
 
     let back = convert(&lab.access(), &lab.pushed("lazy"), &location(dir.path(), "back")).await;
     let again = location(dir.path(), "local");
@@ -94,7 +94,7 @@ async fn what_a_registry_has_is_not_sent_again() {
 async fn only_the_layers_names_change_in_a_configuration() {
     let lab = Lab::new();
     let report = convert(&lab.access(), &lab.plain(), &lab.pushed("lazy")).await;
-    let before = ImageSource::open(&lab.plain(), &amd64(), &lab.access()).await.expect("source");
+    let before = ImageSource::open(&lab.access(), &lab.plain(), &amd64()).await.expect("source");
     let after = lab.find("lazy").await.expect("pushed");
     assert_eq!(after.config().other, before.config().other);
     assert_eq!(after.config().rootfs.other, before.config().rootfs.other);
@@ -207,7 +207,7 @@ async fn a_registry_that_wants_a_login_says_so_before_the_work() {
     let client = RegistryClient::new(RegistryConfig::default(), Arc::new(known)).expect("client");
     let access = lab.access().with_registries(client);
     let report = convert(&access, &from, &to).await;
-    let image = ImageSource::open(&to, &amd64(), &access).await.expect("pushed");
+    let image = ImageSource::open(&access, &to, &amd64()).await.expect("pushed");
     assert_eq!(image.target().digest, report.digest);
 }
 
@@ -312,11 +312,11 @@ async fn the_asked_platform_of_an_index_is_read_from_a_registry() {
     let (all, access) = (reference(server.address(), "all"), access(dir.path()));
     for (at, platform) in ["linux/amd64", "linux/arm64"].into_iter().enumerate() {
         let platform = platform.parse().expect("platform");
-        let image = ImageSource::open(&all, &platform, &access).await.expect("found");
+        let image = ImageSource::open(&access, &all, &platform).await.expect("found");
         assert_eq!(image.target().digest, manifests[at].digest);
     }
     let other = "linux/s390x".parse().expect("platform");
-    let error = ImageSource::open(&all, &other, &access).await.expect_err("not offered");
+    let error = ImageSource::open(&access, &all, &other).await.expect_err("not offered");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(error.context("offered"), Some("linux/amd64, linux/arm64/v8"));
 }
@@ -342,7 +342,7 @@ async fn documents_are_bounded() {
     let access = access(dir.path());
     let open = async |filler: usize| {
         let name = reference(server.address(), &format!("padded{filler}"));
-        ImageSource::open(&name, &amd64(), &access).await
+        ImageSource::open(&access, &name, &amd64()).await
     };
     open(1 << 20).await.expect("small enough");
     assert_eq!(open(5 << 20).await.expect_err("too large").kind(), ErrorKind::Exhausted);

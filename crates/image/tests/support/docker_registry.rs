@@ -16,7 +16,7 @@ use tokio::{
     task::JoinHandle as Task,
 };
 
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 pub(crate) const USER: &str = "user";
 pub(crate) const PASSWORD: &str = "secret";
 const HTPASSWD: &str = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
@@ -100,9 +100,10 @@ impl DockerRegistry {
 
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
-        // It may have been ended before.
+        // It may have been ended before, and a failing test is not to panic twice.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = self.log.take().map(JoinHandle::join);
     }
 }
 
