@@ -4,6 +4,7 @@
 mod cli;
 mod config;
 mod convert;
+mod inspect;
 mod output;
 mod pull;
 mod registry;

@@ -16,6 +16,7 @@ mod build;
 mod footer;
 pub mod format;
 mod index;
+mod listing;
 mod open;
 mod time;
 mod toc;
@@ -23,6 +24,7 @@ mod toc;
 pub use build::{BuildOptions, BuildReport, Spool, convert_layer};
 pub use footer::Footer;
 pub use index::EstargzIndex;
+pub use listing::ListedFile;
 pub use open::{
     BlobFacts, LayerFormat, OpenedLayer, RawToc, TAIL_HINT, TocTrust, open_layer, read_toc,
 };

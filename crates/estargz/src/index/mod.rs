@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 use crate::{BlobFacts, TocTrust};
 use chunks::Chunk;
+pub(crate) use fields::{clean, kind_of, mtime, owner, refuse, unsigned};
 use names::{Name, Names};
 
 /// One node: 72 bytes, whatever its name.
