@@ -145,13 +145,11 @@ impl State {
             self.answer(wish);
         }
         match self.lists.flights.get(&id) {
-            Some(flight) if flight.urgency().is_some() => {
-                if settled {
-                    Step::Settled
-                } else {
-                    Step::More
-                }
-            }
+            Some(flight) if flight.urgency().is_some() => match settled {
+                _ if flight.stopping => Step::Stop,
+                true => Step::Settled,
+                false => Step::More,
+            },
             _ => Step::Done(self.lists.flights.remove(&id).map_or(0, |flight| flight.joined)),
         }
     }
