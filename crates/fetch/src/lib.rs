@@ -27,6 +27,6 @@ pub use registry::{
 };
 pub use scheduler::{NodeScheduler, SchedulerConfig};
 pub use wrap::{
-    LazySource, LimitSource, Meter, MeteredSource, RetryPolicy, RetrySource, TimeoutSource,
-    WrapOpener,
+    LazySource, LimitSource, Meter, MeteredSource, RetryPolicy, RetrySource, SpoolReader,
+    SpoolSource, TimeoutSource, WrapOpener,
 };

@@ -30,12 +30,13 @@ fn with_limits(limits: Limits) -> Arc<dyn Scheduler> {
 fn large(len: u64) -> Bytes {
     let block = noise(1 << 16, 5);
     let blocks = len.div_ceil(1 << 16);
-    let whole = (0..blocks).flat_map(|number| {
-        let mut block = block.clone();
-        block[..8].copy_from_slice(&number.to_le_bytes());
-        block
-    });
-    whole.take(usize::try_from(len).expect("small")).collect::<Vec<_>>().into()
+    let mut whole = Vec::new();
+    for number in 0..blocks {
+        whole.extend_from_slice(&number.to_le_bytes());
+        whole.extend_from_slice(&block[8..]);
+    }
+    whole.truncate(usize::try_from(len).expect("small"));
+    whole.into()
 }
 
 fn ask(
@@ -140,13 +141,13 @@ async fn sources_that_stall_panic_or_end_early_hold_nobody_else_up() {
     };
     let ask = |source, priority| ask(&scheduler, source, 0..5000, priority);
     let stalled = ask(faulty(SourceFault::Stalled, 1), Priority::OnDemand);
-    let panics = ask(faulty(SourceFault::Panics, 2), Priority::OnDemand);
-    let short = ask(faulty(SourceFault::Short, 3), Priority::OnDemand);
+    let panics = ask(faulty(SourceFault::Panics, 3), Priority::OnDemand);
+    let short = ask(faulty(SourceFault::Short, 5), Priority::OnDemand);
     assert_eq!(kind(panics).await, Some(ErrorKind::Unexpected));
     assert_eq!(kind(short).await, Some(ErrorKind::Unavailable));
-    let sound = ask(faulty(SourceFault::None, 4), Priority::OnDemand).await;
+    let sound = ask(faulty(SourceFault::None, 7), Priority::OnDemand).await;
     sound.expect("no panic").expect("goes on");
-    let sound = ask(faulty(SourceFault::None, 5), Priority::Prefetch).await;
+    let sound = ask(faulty(SourceFault::None, 9), Priority::Prefetch).await;
     sound.expect("no panic").expect("goes on");
     assert!(!stalled.is_finished());
     stalled.abort();

@@ -3,7 +3,9 @@ mod lazy;
 mod limit;
 mod metered;
 mod opener;
+mod ranges;
 mod retry;
+mod spool;
 mod timeout;
 
 pub use lazy::LazySource;
@@ -11,6 +13,7 @@ pub use limit::LimitSource;
 pub use metered::{Meter, MeteredSource};
 pub use opener::WrapOpener;
 pub use retry::{RetryPolicy, RetrySource};
+pub use spool::{SpoolReader, SpoolSource};
 pub use timeout::TimeoutSource;
 
 #[cfg(test)]
