@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod check;
 mod footer;
 pub mod format;
 mod index;
@@ -21,6 +22,7 @@ mod time;
 mod toc;
 
 pub use build::{BuildOptions, BuildReport, Spool, convert_layer};
+pub use check::{BlobVerdict, check_blob};
 pub use footer::Footer;
 pub use index::EstargzIndex;
 pub use open::{BlobFacts, LayerFormat, OpenedLayer, TAIL_HINT, TocTrust, open_layer};

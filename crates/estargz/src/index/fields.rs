@@ -6,7 +6,7 @@ use super::{Xattrs, chunks::RawChunk};
 use crate::{format, time, toc::TocEntry};
 
 /// The parts of a path, as `clean("/" + name)` gives them: `..` cannot leave the root.
-pub(super) fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
+pub(crate) fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
     if path.len() > format::MAX_PATH {
         return Err(refuse("a path may have 4096 bytes"));
     }
