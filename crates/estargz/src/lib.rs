@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod check;
 mod footer;
 pub mod format;
 mod index;
@@ -22,6 +23,7 @@ mod time;
 mod toc;
 
 pub use build::{BuildOptions, BuildReport, Spool, convert_layer};
+pub use check::{BlobVerdict, check_blob};
 pub use footer::Footer;
 pub use index::EstargzIndex;
 pub use listing::ListedFile;

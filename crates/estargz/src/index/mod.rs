@@ -1,7 +1,7 @@
 //! The verified tree of one layer, held compactly.
 mod builder;
 mod chunks;
-mod fields;
+pub(crate) mod fields;
 mod names;
 
 use std::{
