@@ -55,28 +55,7 @@ impl fmt::Debug for HttpClient {
 impl HttpClient {
     /// Builds a client; `Config` if a certificate or the proxy is not usable.
     pub(crate) fn new(options: &ClientOptions) -> Result<Self> {
-        install_tls_provider();
-        let mut builder = Client::builder()
-            .user_agent(concat!("bolide/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(options.connect_timeout)
-            .read_timeout(options.idle_timeout)
-            .pool_max_idle_per_host(options.max_connections);
-        for pem in &options.extra_ca_pem {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|error| config("a CA bundle must be PEM certificates", error))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        if let Some(proxy) = &options.proxy {
-            let bypass = reqwest::NoProxy::from_string(&proxy.bypass);
-            let proxy = reqwest::Proxy::all(proxy.url.clone())
-                .map_err(|error| config("the proxy must be an http, https or socks5 URL", error))?;
-            builder = builder.proxy(proxy.no_proxy(bypass));
-        }
-        let unbounded = builder
-            .build()
-            .map_err(|error| config("the HTTP client could not be set up", error))?;
+        let unbounded = client(options)?;
         let service = ServiceBuilder::new()
             .concurrency_limit(options.max_connections.max(1))
             .timeout(options.response_timeout)
@@ -96,6 +75,30 @@ impl HttpClient {
         let url = public_url(request.url());
         self.unbounded.execute(request).await.map_err(|error| transport(error.into(), &url))
     }
+}
+
+/// The client beneath, whose requests are not limited in number nor in the time to headers.
+pub(crate) fn client(options: &ClientOptions) -> Result<Client> {
+    install_tls_provider();
+    let mut builder = Client::builder()
+        .user_agent(concat!("bolide/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .no_proxy()
+        .connect_timeout(options.connect_timeout)
+        .read_timeout(options.idle_timeout)
+        .pool_max_idle_per_host(options.max_connections);
+    for pem in &options.extra_ca_pem {
+        let certificates = reqwest::Certificate::from_pem_bundle(pem)
+            .map_err(|error| config("a CA bundle must be PEM certificates", error))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    if let Some(proxy) = &options.proxy {
+        let bypass = reqwest::NoProxy::from_string(&proxy.bypass);
+        let proxy = reqwest::Proxy::all(proxy.url.clone())
+            .map_err(|error| config("the proxy must be an http, https or socks5 URL", error))?;
+        builder = builder.proxy(proxy.no_proxy(bypass));
+    }
+    builder.build().map_err(|error| config("the HTTP client could not be set up", error))
 }
 
 fn config(rule: &'static str, error: reqwest::Error) -> Error {

@@ -11,6 +11,7 @@ pub mod http;
 pub mod object_store;
 pub mod reference;
 pub mod registry;
+pub mod s3;
 pub mod wrap;
 
 pub use auth::{
@@ -24,6 +25,7 @@ pub use reference::ImageReference;
 pub use registry::{
     ManifestDoc, PlainHttp, RegistryClient, RegistryConfig, RegistrySource, Repository,
 };
+pub use s3::{S3Credentials, S3Options};
 pub use wrap::{
     LazySource, LimitSource, Meter, MeteredSource, RetryPolicy, RetrySource, TimeoutSource,
     WrapOpener,
