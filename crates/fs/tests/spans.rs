@@ -1,13 +1,15 @@
 //! What a trace shows of reads: the tree of a cold one, nothing of a warm one.
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use bolide_core::{
-    FetchTarget, NodeId, Priority, TocIndex as _,
+    FetchHint, FetchTarget, HintSink, NodeId, Prefetcher, Priority, TocIndex,
     memory::{MemoryLayer, MemoryLayerBuilder, MemoryLayerStore, NodeMeta},
 };
 use bolide_fs::Layer;
+use bolide_prefetch::{Driver, DriverConfig};
 use bolide_testkit::sample::noise;
 use parking_lot::Mutex;
+use tokio::{sync::Notify, time::timeout};
 use tracing::{
     Instrument as _, Subscriber,
     field::{Field, Visit},
@@ -21,6 +23,8 @@ use tracing_subscriber::{
 };
 
 const CHUNK: u64 = 100_000;
+/// What hangs fails; nothing here takes this long.
+const HUNG: Duration = Duration::from_mins(10);
 
 /// A span as it was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +36,10 @@ struct Begun {
 
 /// Takes note of every span of bolide's.
 #[derive(Clone, Debug, Default)]
-struct Recorder(Arc<Mutex<Vec<Begun>>>);
+struct Recorder {
+    begun: Arc<Mutex<Vec<Begun>>>,
+    more: Arc<Notify>,
+}
 
 #[derive(Default)]
 struct Fields(BTreeMap<&'static str, String>);
@@ -49,7 +56,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Re
         attributes.record(&mut fields);
         let parent = context.span(id).and_then(|span| Some(span.parent()?.name()));
         let name = attributes.metadata().name();
-        self.0.lock().push(Begun { name, parent, fields: fields.0 });
+        self.begun.lock().push(Begun { name, parent, fields: fields.0 });
+        self.more.notify_one();
     }
 }
 
@@ -61,7 +69,7 @@ impl Recorder {
     }
 
     fn take(&self) -> Vec<Begun> {
-        std::mem::take(&mut self.0.lock())
+        std::mem::take(&mut self.begun.lock())
     }
 }
 
@@ -139,6 +147,58 @@ async fn what_a_fill_fetches_belongs_to_who_asked_for_it() {
         parents,
         [("prefetch", None), ("fetch", under), ("decode", under), ("write", under)]
     );
+}
+
+/// Wants the whole file at start.
+#[derive(Debug)]
+struct Greedy(NodeId);
+
+impl Prefetcher for Greedy {
+    fn name(&self) -> &'static str {
+        "greedy"
+    }
+
+    fn start(&mut self, toc: &dyn TocIndex, out: &mut dyn HintSink) {
+        for (range, priority) in
+            [(0..CHUNK, Priority::Prefetch), (CHUNK..2 * CHUNK, Priority::Background)]
+        {
+            let target = FetchTarget::File { file: self.0, range };
+            out.push(FetchHint { layer: toc.digest(), target, priority });
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prefetch_belongs_to_what_added_the_layer() {
+    let recorder = Recorder::default();
+    let _recording = recorder.install(LevelFilter::DEBUG);
+    let (made, file) = made();
+    let toc = made.toc.digest();
+    let layer = layer(made).await;
+    let driver = Driver::start(DriverConfig::default());
+    tracing::info_span!("prepare")
+        .in_scope(|| driver.add_layer(layer.view(), vec![Box::new(Greedy(file))]));
+    assert!(driver.prefetched(toc, HUNG).await);
+    let background = FetchTarget::File { file, range: CHUNK..2 * CHUNK };
+    let all = async {
+        while recorder.begun.lock().len() < 9 {
+            recorder.more.notified().await;
+        }
+    };
+    timeout(HUNG, all).await.expect("the background is filled too");
+    driver.shutdown().await;
+    let spans = recorder.take();
+    let parents: Vec<_> = spans.iter().map(|span| (span.name, span.parent)).collect();
+    let expected = [("prepare", None), ("prefetch", Some("prepare"))];
+    let expected: Vec<_> = expected
+        .into_iter()
+        .chain(["fetch", "decode", "write"].map(|name| (name, Some("prefetch"))))
+        .chain([("background", None)])
+        .chain(["fetch", "decode", "write"].map(|name| (name, Some("background"))))
+        .collect();
+    assert_eq!(parents, expected);
+    let target = format!("{background:?}");
+    assert_eq!(spans[5].fields.get("target"), Some(&target));
 }
 
 #[tokio::test]
