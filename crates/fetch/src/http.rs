@@ -68,18 +68,14 @@ impl fmt::Debug for HttpClient {
 impl HttpClient {
     /// Builds a client; `Config` if a certificate or the proxy is not usable.
     pub(crate) fn new(options: &ClientOptions) -> Result<Self> {
-        install_tls_provider();
-        let build = |builder: ClientBuilder| {
-            builder.build().map_err(|error| config("the HTTP client could not be set up", error))
-        };
-        // The read timeout runs from the request to the answer as well, upload included.
-        let reads = build(client(options)?.read_timeout(options.idle_timeout))?;
         let service = ServiceBuilder::new()
             .concurrency_limit(options.max_connections.max(1))
             .timeout(options.response_timeout)
-            .service(reads);
+            .service(client(options)?);
         let service = BoxCloneSyncService::new(service);
-        Ok(Self { service, uploads: build(client(options)?)?, idle_timeout: options.idle_timeout })
+        // A read timeout would run from the request to the answer, the upload included.
+        let uploads = finished(builder(options)?)?;
+        Ok(Self { service, uploads, idle_timeout: options.idle_timeout })
     }
 
     /// Sends a request and waits for the headers of the response.
@@ -128,8 +124,18 @@ impl HttpClient {
     }
 }
 
+/// The client beneath reads, whose requests are not limited in number nor in the time to headers.
+pub(crate) fn client(options: &ClientOptions) -> Result<Client> {
+    finished(builder(options)?.read_timeout(options.idle_timeout))
+}
+
+fn finished(builder: ClientBuilder) -> Result<Client> {
+    builder.build().map_err(|error| config("the HTTP client could not be set up", error))
+}
+
 /// What all requests have in common.
-fn client(options: &ClientOptions) -> Result<ClientBuilder> {
+fn builder(options: &ClientOptions) -> Result<ClientBuilder> {
+    install_tls_provider();
     let mut builder = Client::builder()
         .user_agent(concat!("bolide/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
