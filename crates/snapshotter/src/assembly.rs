@@ -7,8 +7,8 @@ use bolide_core::{
 };
 use bolide_fetch::{
     CredentialProvider, DockerConfigCredentials, ImageReference, Meter, NoCredentials,
-    OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig, RetryPolicy,
-    WrapOpener,
+    NodeScheduler, OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig,
+    RetryPolicy, SchedulerConfig, WrapOpener,
 };
 use bolide_fs::{FuseConfig, FuseMounter, ReadConfig, WorkerPool};
 use bolide_prefetch::{Driver, DriverConfig};
@@ -42,6 +42,7 @@ pub struct Surroundings {
 pub struct Node {
     layers: Arc<NodeLayers>,
     store: Arc<DiskLayerStore>,
+    scheduler: Arc<NodeScheduler>,
     driver: Arc<Driver>,
     mounter: &'static str,
     meter: Meter,
@@ -60,18 +61,19 @@ impl Node {
         let name = mounter.name();
         let store =
             DiskLayerStore::open(config.root.join("store"), DiskLayerConfig::default()).await?;
+        let scheduler = NodeScheduler::new(SchedulerConfig::default());
         let driver = Driver::start(DriverConfig::default());
         let parts = LayerParts {
             places,
             store: Arc::<DiskLayerStore>::clone(&store),
-            scheduler: Arc::new(bolide_core::memory::DirectScheduler),
+            scheduler: Arc::<NodeScheduler>::clone(&scheduler),
             caches: caches(config),
             driver: Arc::clone(&driver),
             mounter,
             workers: WorkerPool::default(),
         };
         let layers = Arc::new(NodeLayers::new(parts, options(config)));
-        Ok(Self { layers, store, driver, mounter: name, meter })
+        Ok(Self { layers, store, scheduler, driver, mounter: name, meter })
     }
 
     /// Mounts layers.
@@ -96,6 +98,7 @@ impl Node {
     pub async fn shutdown(&self) {
         self.layers.shutdown().await;
         self.driver.shutdown().await;
+        self.scheduler.shutdown().await;
         self.store.close().await;
     }
 }
