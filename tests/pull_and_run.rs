@@ -142,6 +142,7 @@ fn a_restarted_daemon_needs_no_registry_for_what_is_local() -> Result<()> {
     lab.registry.stop()?;
     lab.daemon.stop()?;
     lab.daemon.resume()?;
+    lab.containerd.wait_for_snapshotter("bolide")?;
     ensure!(lab.containerd.snapshots("default", "bolide")? == snapshots, "snapshots changed");
     ensure!(lab.daemon.status()?.layers.len() == image.layers.len(), "layers are missing");
     let again = lab.containerd.run_container("default", "bolide", &reference, &[])?;

@@ -16,6 +16,9 @@ const READY: Duration = Duration::from_mins(1);
 /// Longest time one `ctr` may take: a container that reads lazily in a debug build.
 const PATIENCE: Duration = Duration::from_mins(5);
 
+/// What the images of the tests run.
+const PROGRAM: [&str; 2] = ["/usr/bin/python3", "/opt/bolide/start.py"];
+
 /// Plugins that would look at the machine, or complain that they cannot.
 const DISABLED: &str = r#"[
     "io.containerd.grpc.v1.cri",
@@ -122,8 +125,24 @@ impl Containerd {
             .into_iter()
             .chain(["--runc-root".to_owned(), runc_root, reference.to_owned(), id])
             .collect();
-        all.extend(program.iter().map(|&word| word.to_owned()));
+        if !program.is_empty() {
+            // Arguments replace the image's own command line, entrypoint included.
+            all.extend(PROGRAM.iter().chain(program).map(|&word| word.to_owned()));
+        }
         all
+    }
+
+    /// Waits until containerd has noticed that a snapshotter which was away is back: it tries again
+    /// after a while, and not because somebody asks.
+    pub fn wait_for_snapshotter(&mut self, snapshotter: &str) -> Result<()> {
+        let socket = self.socket();
+        self.process.wait_until("the snapshotter's return", READY, || {
+            let mut command = Command::new("ctr");
+            command.arg("--address").arg(&socket);
+            command.args(["snapshots", "--snapshotter", snapshotter, "ls"]);
+            run(&mut command, PATIENCE).ok().filter(|finished| finished.status.success())
+        })?;
+        Ok(())
     }
 
     /// Snapshots of a namespace: key and parent of each.
