@@ -21,9 +21,9 @@ const MAX_RECORD: u64 = 64 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to read: a reference into a registry, or oci:DIR[:TAG]
+    /// Image to read: a reference into a registry, oci:DIR or oci:DIR:TAG
     src: Location,
-    /// Image to write: a reference into a registry, or oci:DIR[:TAG]
+    /// Image to write: a reference into a registry, oci:DIR or oci:DIR:TAG
     dst: Location,
     /// Largest chunk: what the first read of a file fetches at least
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size::parse)]

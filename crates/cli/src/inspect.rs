@@ -13,7 +13,7 @@ use crate::{output, registry};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to read: a reference into a registry, or oci:DIR[:TAG]
+    /// Image to read: a reference into a registry, oci:DIR or oci:DIR:TAG
     src: Location,
     /// List the files of each layer
     #[arg(long)]

@@ -96,8 +96,10 @@ pub struct ConvertedLayer {
 /// Converts every layer of the image at `src` to eStargz and writes the image to `dst`.
 ///
 /// The source's blobs are verified as they are read, and `dst` gets its name when everything else
-/// is stored. A blob that is several layers is converted once, and reported as the first of them. `Corrupt` when a blob does not match its digest, `Unsupported` when the image holds a
-/// layer that is no tar or must not be distributed, and whatever reading and writing fail with.
+/// is stored. A blob that is several layers is converted once, and reported as the first of them.
+///
+/// `Corrupt` when a blob does not match its digest, `Unsupported` when the image holds a layer that
+/// is no tar, is encrypted or must not be distributed, and whatever reading and writing fail with.
 pub async fn convert_image(
     access: &Access,
     src: &Location,
