@@ -9,11 +9,12 @@ use bolide_estargz::{
     convert_layer, open_layer,
 };
 use serde_json::{Value, json};
+use tar::EntryType;
 
 /// A tar with every kind of entry.
 fn tar() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |kind: tar::EntryType, path: &str, link: &str, content: &[u8]| {
+    let mut add = |kind: EntryType, path: &str, link: &str, content: &[u8]| {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_path(path).expect("short");
@@ -30,7 +31,6 @@ fn tar() -> Vec<u8> {
         header.set_cksum();
         tar.append(&header, content).expect("in memory");
     };
-    use tar::EntryType;
     let pax = b"31 SCHILY.xattr.user.color=red\n";
     add(EntryType::Directory, "dir/", "", b"");
     add(EntryType::Regular, "dir/file", "", &[7; 5000]);

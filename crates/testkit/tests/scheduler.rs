@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bolide_core::{
-    ByteRange, ErrorKind, FetchRequest, Fetched, Priority, Result, Scheduler, SchedulerLoad,
-    memory::DirectScheduler,
+    ByteRange, ErrorKind, FetchRequest, Fetched, Priority, ReadOptions, Result, Scheduler,
+    SchedulerLoad, memory::DirectScheduler,
 };
 use bolide_testkit::conformance::{
     Verdict,
@@ -42,7 +42,7 @@ impl Scheduler for BrokenScheduler {
                 DirectScheduler.fetch(request).await
             }
             Fault::Unlimited => {
-                let read = request.source.read_at(request.range, Default::default()).await;
+                let read = request.source.read_at(request.range, ReadOptions::default()).await;
                 read.map(Fetched::new)
             }
             Fault::Detached => tokio::spawn(async move { DirectScheduler.fetch(request).await })

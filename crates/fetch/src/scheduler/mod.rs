@@ -37,7 +37,7 @@ use bolide_core::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, spawn_blocking},
 };
 
 use self::{
@@ -116,7 +116,16 @@ impl Scheduler for NodeScheduler {
         let (ticket, answer) = self.shared.add(request)?;
         let answer = answer.await.unwrap_or_else(|_| Err(shut_down()));
         drop(ticket);
-        Ok(answer?.into_fetched(&self.shared.budget))
+        let (answer, budget) = (answer?, self.shared.budget.clone());
+        if answer.is_ready() {
+            return Ok(answer.into_fetched(&budget));
+        }
+        // Parts of what others asked for: up to `max_len` bytes are copied.
+        let copied = spawn_blocking(move || answer.into_fetched(&budget)).await;
+        copied.map_err(|error| {
+            Error::new(ErrorKind::Unexpected, "scheduler::fetch", "an answer was not put together")
+                .with_source(error)
+        })
     }
 
     fn max_len(&self) -> u64 {
@@ -163,12 +172,16 @@ struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        let mut inner = self.shared.inner.lock();
+        // In one step: who is in the state has a source.
+        let Some(waiting) = inner.waiting.remove(&self.wish) else { return };
+        inner.state.withdraw(self.wish);
+        let answered = inner.carry_out();
+        drop(inner);
+        answered.into_iter().for_each(Answered::send);
+        self.shared.wake.notify_one();
         // Sources may do anything when dropped; not under the lock.
-        let waiting = self.shared.inner.lock().waiting.remove(&self.wish);
-        if waiting.is_some() {
-            self.shared.apply(|state| state.withdraw(self.wish));
-            self.shared.wake.notify_one();
-        }
+        drop(waiting);
     }
 }
 

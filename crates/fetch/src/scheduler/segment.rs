@@ -156,6 +156,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// Whether the bytes need not be put together, or are so few that it takes no time.
+    pub(super) fn is_ready(&self) -> bool {
+        let len: usize = self.parts.iter().map(|part| part.bytes.len()).sum();
+        self.parts.len() == 1 || len <= 64 * 1024
+    }
+
     /// Puts the parts together.
     pub(super) fn into_fetched(mut self, budget: &Budget) -> Fetched {
         if self.parts.len() == 1

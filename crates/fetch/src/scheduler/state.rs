@@ -168,7 +168,12 @@ impl State {
             let to = segment.end.min(end) - at;
             let offset = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
             self.lists.leave(blob, segment);
-            segment.push(&piece.slice(offset(from)..offset(to)));
+            let mut part = piece.slice(offset(from)..offset(to));
+            if part.len() < piece.len() / 2 {
+                // A slice would keep the whole piece in memory.
+                part = Bytes::copy_from_slice(&part);
+            }
+            segment.push(&part);
             self.lists.enter(blob, segment);
             if !segment.is_whole() {
                 continue;

@@ -40,7 +40,7 @@ fn truth(number: u8) -> Bytes {
     Bytes::from(noise(96, u64::from(number) + 7))
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Act {
     Add { blob: u8, start: u64, len: u64, priority: usize },
     Withdraw(usize),
@@ -132,7 +132,7 @@ impl Model {
         for effect in std::mem::take(&mut self.state.effects) {
             match effect {
                 Effect::Stop(flight) => {
-                    self.flights.get_mut(&flight).expect("flies").stopping = true
+                    self.flights.get_mut(&flight).expect("flies").stopping = true;
                 }
                 Effect::Answer(wish, answer) => {
                     let (number, range, _) = self.wishes.remove(&wish).expect("was waiting");

@@ -50,8 +50,8 @@ impl RangeSet {
         let mut gaps = Vec::new();
         let mut rest = Some(whole);
         while let Some(range) = rest {
-            let (held, head) = self.head(range);
-            if !held {
+            let (is_held, head) = self.head(range);
+            if !is_held {
                 gaps.push(head);
             }
             rest = ByteRange::new(head.end()..whole.end()).ok();

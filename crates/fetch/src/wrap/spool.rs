@@ -96,13 +96,6 @@ impl SpoolSource {
         }
         Ok(SpoolReader { file: Arc::clone(&self.spool.file), at: 0, size })
     }
-
-    fn piece_past(&self, range: ByteRange, options: ReadOptions) -> Option<Passing> {
-        (range.end() > self.inner.size()).then(|| Passing::Through {
-            pieces: self.inner.stream(range, options),
-            end: range.end(),
-        })
-    }
 }
 
 fn lost(error: tokio::task::JoinError) -> Error {
@@ -117,7 +110,7 @@ impl Spool {
         spawn_blocking(move || {
             let Ok(range) = ByteRange::at(at, piece.len() as u64) else { return };
             match spool.file.write_all_at(&piece, at) {
-                Ok(()) => spool.held.lock().ranges.insert(range),
+                Ok(()) => spool.remember(range),
                 Err(error) => spool.give_up(&error),
             }
         })
@@ -131,6 +124,13 @@ impl Spool {
             Ok(bytes.freeze())
         });
         read.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    fn remember(&self, range: ByteRange) {
+        let mut held = self.held.lock();
+        if !held.broken {
+            held.ranges.insert(range);
+        }
     }
 
     fn give_up(&self, error: &io::Error) {
@@ -148,24 +148,17 @@ struct Reading {
     options: ReadOptions,
     at: u64,
     end: u64,
-    from: Passing,
+    /// What the spool lacks comes from here, up to this offset.
+    inner: Option<(BoxStream<'static, Result<Bytes>>, u64)>,
     /// The write of the piece before. One at a time: a slow disk slows the stream.
     writing: Option<JoinHandle<()>>,
-}
-
-/// Where the next piece comes from.
-enum Passing {
-    /// Not known yet.
-    Undecided,
-    /// The inner source, up to `end`.
-    Through { pieces: BoxStream<'static, Result<Bytes>>, end: u64 },
 }
 
 impl Reading {
     async fn next(mut self) -> Option<(Result<Bytes>, Self)> {
         loop {
             let rest = ByteRange::new(self.at..self.end).ok()?;
-            let Passing::Through { pieces, end } = &mut self.from else {
+            let Some((pieces, end)) = &mut self.inner else {
                 match self.decide(rest).await {
                     Some(piece) => return Some((Ok(piece), self)),
                     None => continue,
@@ -183,7 +176,7 @@ impl Reading {
             piece.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
             self.keep(&piece).await;
             if self.at == end {
-                self.from = Passing::Undecided;
+                self.inner = None;
                 // Who has the last piece may rely on the coverage.
                 self.written().await;
             }
@@ -194,8 +187,8 @@ impl Reading {
     /// Reads what the spool has next, or turns to the inner source for what it lacks.
     async fn decide(&mut self, rest: ByteRange) -> Option<Bytes> {
         let spool = &self.source.spool;
-        let (held, head) = spool.held.lock().ranges.head(rest);
-        if held {
+        let (is_held, head) = spool.held.lock().ranges.head(rest);
+        if is_held {
             let end = head.end().min(self.at + PIECE);
             let piece = ByteRange::new(self.at..end).unwrap_or(head);
             match spool.read(piece).await {
@@ -210,7 +203,7 @@ impl Reading {
             }
         }
         let pieces = self.source.inner.stream(head, self.options);
-        self.from = Passing::Through { pieces, end: head.end() };
+        self.inner = Some((pieces, head.end()));
         None
     }
 
@@ -253,9 +246,12 @@ impl BlobSource for SpoolSource {
     }
 
     fn stream(&self, range: ByteRange, options: ReadOptions) -> BoxStream<'static, Result<Bytes>> {
-        let from = self.piece_past(range, options).unwrap_or(Passing::Undecided);
+        if range.end() > self.size() {
+            // It says what is wrong with that.
+            return self.inner.stream(range, options);
+        }
         let (source, at, end) = (self.clone(), range.start(), range.end());
-        let reading = Reading { source, options, at, end, from, writing: None };
+        let reading = Reading { source, options, at, end, inner: None, writing: None };
         stream::unfold(reading, Reading::next).boxed()
     }
 
@@ -279,5 +275,28 @@ impl Read for SpoolReader {
         let read = self.file.read_at(&mut buf[..len], self.at)?;
         self.at += read as u64;
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bolide_core::memory::MemoryBlob;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_spool_that_cannot_be_written_fails_no_read() {
+        let bytes = Bytes::from_static(b"what the blob holds");
+        // Opened for reading only.
+        let file = Arc::new(File::open("/dev/null").expect("opens"));
+        let spool = Arc::new(Spool { file, held: Mutex::default() });
+        let source = SpoolSource { inner: Arc::new(MemoryBlob::new(bytes.clone())), spool };
+        let whole = ByteRange::new(0..source.size()).expect("not empty");
+        for _ in 0..2 {
+            let read = source.read_at(whole, ReadOptions::default()).await;
+            assert_eq!(read.expect("from the source"), bytes);
+        }
+        assert_eq!((source.coverage(), source.missing()), (0, vec![whole]));
+        assert_eq!(source.reader().expect_err("nothing is spooled").kind(), ErrorKind::Io);
     }
 }
