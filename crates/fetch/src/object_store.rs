@@ -43,7 +43,12 @@ impl ObjectStoreOpener {
         let options = GetOptions { range: Some(GetRange::Suffix(wanted)), ..Default::default() };
         let answer = match self.store.get_opts(path, options).await {
             Err(object_store::Error::NotSupported { .. }) => return Ok(None),
-            answer => answer.map_err(|error| explain("object_store::open", error, path))?,
+            answer => answer.map_err(|error| explain("object_store::open", error, path)),
+        };
+        let answer = match answer {
+            // Stores refuse every range of an empty object.
+            Err(error) if error.kind() == ErrorKind::OutOfRange => return Ok(None),
+            answer => answer?,
         };
         let (size, found) = (answer.meta.size, answer.range.clone());
         if found.end != size || found.start != size.saturating_sub(wanted) {
@@ -71,8 +76,8 @@ impl BlobOpener for ObjectStoreOpener {
         };
         // Some services fail on suffixes longer than the object.
         let wanted = tail_hint.clamp(1, blob.size.unwrap_or(u64::MAX).max(1));
-        // Stores refuse every range of an empty object. A byte is asked for where no tail is wanted:
-        // the answer to HEAD has no body that says why it was refused.
+        // A byte is asked for where no tail is wanted: the answer to HEAD has no body that says why
+        // it was refused.
         if blob.size != Some(0)
             && let Some((size, tail)) = self.suffix(&path, wanted).await?
         {

@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 const KEY: &str = "AKIDEXAMPLE";
 const SECRET: &str = "a secret that only the owner has";
 
-/// What a signature does not say: sessions end, and buckets need be there.
+/// What a signature does not say: sessions end, buckets must be there, and nothing has no ranges.
 struct Policy {
     buckets: std::path::PathBuf,
 }
@@ -48,8 +48,17 @@ impl S3Access for Policy {
         if token.is_some_and(|token| token == "expired") {
             return Err(s3_error!(ExpiredToken));
         }
-        let bucket = request.s3_path().as_object().map_or("", |(bucket, _)| bucket);
-        if self.buckets.join(bucket).is_dir() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+        let (bucket, key) = request.s3_path().as_object().unwrap_or_default();
+        if !self.buckets.join(bucket).is_dir() {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        // As S3 does; the server behind this would panic.
+        let found = std::fs::metadata(self.buckets.join(bucket).join(key));
+        let empty = found.is_ok_and(|found| found.len() == 0);
+        if empty && request.headers().contains_key("range") {
+            return Err(s3_error!(InvalidRange));
+        }
+        Ok(())
     }
 }
 
@@ -207,6 +216,19 @@ async fn what_is_not_there_is_not_found() {
         let error = server.opener().open(other, tail).await.expect_err("missing");
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
         assert!(error.to_string().contains(&other.digest.hex()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_object_is_empty() {
+    let server = Server::start().await;
+    let empty = Digest::of(b"");
+    let dir = server.buckets.path().join("layers/images/app/blobs/sha256");
+    std::fs::write(dir.join(empty.hex()), b"").expect("written");
+    for (size, tail) in [(None, 0), (None, 100), (Some(0), 0), (Some(0), 100)] {
+        let opened = server.opener().open(BlobRef { digest: empty, size }, tail).await;
+        let opened = opened.expect("opened");
+        assert!(opened.tail.is_empty() && opened.source.size() == 0);
     }
 }
 
