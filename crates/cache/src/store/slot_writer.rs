@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::{
     blocking,
-    image::{Claim, Core},
+    core::{Claim, Core},
 };
 use async_trait::async_trait;
 use bolide_core::{ChunkProof, ChunkSlot, Error, ErrorKind, Result, SlotWriter};

@@ -1,4 +1,6 @@
 //! What a layer store keeps over restarts and damage.
+use std::fs;
+
 use bolide_core::{ChunkIndex, ChunkKey, SlotFill, VerifiedChunk};
 
 use super::*;
