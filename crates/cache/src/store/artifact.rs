@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     disk::Disk,
-    names::{create_dirs, replace, sync_parent},
+    names::{create_dirs, replace, sync_layer},
 };
 
 /// Replaces an artifact: a reader sees the old bytes or the new, after a crash too. One caller at a
@@ -16,8 +16,7 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, artifact: Artifact, bytes: &[u8
     let put = || {
         create_dirs(disk, dir)?;
         replace(disk, dir, name, bytes)?;
-        disk.sync_dir(dir)?;
-        sync_parent(disk, dir)
+        sync_layer(disk, dir)
     };
     put().map_err(|error| {
         Error::io("layer_store::put_artifact", error).with_context("path", dir.join(name).display())

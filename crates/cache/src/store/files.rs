@@ -5,7 +5,7 @@ use bolide_core::{ChunkIndex, ImageSpec, Presence};
 
 use super::{
     disk::{Disk, StoreFile},
-    names::{absent_is_fine, create_dirs, replace, sync_parent},
+    names::{absent_is_fine, create_dirs, replace, sync_layer},
     presence::{self, Record},
     shape::Shape,
     shape_file::{self, Filter, Head},
@@ -45,8 +45,7 @@ impl Files {
             Some(found) => found,
             None => Self::make(disk, dir, spec, shape)?,
         };
-        disk.sync_dir(dir)?;
-        sync_parent(disk, dir)?;
+        sync_layer(disk, dir)?;
         Ok(files)
     }
 

@@ -267,8 +267,7 @@ fn claim(disk: &dyn Disk, root: &Path) -> Result<Claimed> {
         .with_source(error),
         _ => io(error),
     })?;
-    // An earlier process may have made the directory and died before it was durable.
-    disk.sync_dir(root).map_err(io)?;
+    names::sync_names(disk, &layers).map_err(io)?;
     names::tidy(disk, &layers).map_err(io)?;
     let names = disk.names(&layers).map_err(io)?;
     let catalog = Catalog::of(names.iter().filter_map(|name| layer_named(name)));

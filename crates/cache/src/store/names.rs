@@ -16,25 +16,35 @@ pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Makes a directory and those above it, durably.
+/// Makes a directory and those above it. Names are durable when [`sync_names`] was done.
 pub(super) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     match disk.create_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create_dirs(disk, dir.parent().ok_or(error)?)?;
-            disk.create_dir(dir)?;
+            disk.create_dir(dir)
         }
-        made => made?,
+        made => made,
     }
-    sync_parent(disk, dir)
 }
 
-/// Makes the name of a file or directory durable.
-pub(super) fn sync_parent(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => disk.sync_dir(parent),
-        None => disk.sync_dir(Path::new(".")),
+/// Makes the name of a directory and of those above it durable: an earlier process may have made
+/// them and died before they were.
+pub(super) fn sync_names(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    for above in dir.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+        match disk.sync_dir(above) {
+            // We made nothing where we may not even look.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
     }
+    Ok(())
+}
+
+/// Makes the names in the directory of a layer durable, and its own.
+pub(super) fn sync_layer(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    disk.sync_dir(dir)?;
+    dir.parent().map_or(Ok(()), |layers| disk.sync_dir(layers))
 }
 
 /// Puts a small file in place whole: after a crash it is the old one or this. One caller at a time.

@@ -1,4 +1,9 @@
 //! What a layer store keeps over restarts and damage.
+mod crashes;
+mod model;
+mod tree;
+mod world;
+
 use std::fs;
 
 use bolide_core::{ChunkIndex, ChunkKey, SlotFill, VerifiedChunk};
