@@ -13,7 +13,8 @@ use bolide_core::{
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::{Shared, blocking, disk::StoreFile, files, shape_file::Filter};
+use super::{Shared, disk::StoreFile, files, shape_file::Filter};
+use crate::blocking::blocking;
 
 /// Largest piece copied at once, in bytes.
 const PIECE: u64 = 1 << 20;
@@ -38,8 +39,8 @@ impl Catalog {
 
     /// Adds a layer that was opened.
     pub(super) fn add(&self, toc: Digest, filter: Filter) {
-        let shelf = Shelf::new(OnceLock::from(Some(filter)));
-        self.shelves.write().insert(toc, shelf);
+        let read = OnceLock::from(Some(filter));
+        self.shelves.write().insert(toc, Arc::new(read));
     }
 
     /// Looks no longer into a layer.

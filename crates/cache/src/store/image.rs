@@ -7,7 +7,8 @@ use bolide_core::{
     VerifiedChunk,
 };
 
-use super::{blocking, core::Core, slot_writer::DiskSlotWriter};
+use super::{core::Core, slot_writer::DiskSlotWriter};
+use crate::blocking::blocking;
 
 /// A [`LayerImage`] in a file.
 #[derive(Debug)]

@@ -39,6 +39,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 
+use crate::blocking::blocking;
+
 use self::{
     catalog::Catalog,
     core::{Core, Dirty, Home},
@@ -272,15 +274,6 @@ fn claim(disk: &dyn Disk, root: &Path) -> Result<Claimed> {
     let names = disk.names(&layers).map_err(io)?;
     let catalog = Catalog::of(names.iter().filter_map(|name| layer_named(name)));
     Ok(Claimed { lock, layers, catalog })
-}
-
-/// Runs file I/O where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(Error::new(ErrorKind::Unexpected, "layer_store::blocking", error.to_string()))
-    })
 }
 
 #[async_trait]
