@@ -95,3 +95,40 @@ async fn a_database_that_is_none_is_named() {
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     assert_eq!(error.context("dir"), Some(&*file.path().display().to_string()));
 }
+
+#[tokio::test]
+async fn a_crash_leaves_whole_chunks_or_none() {
+    let dir = tempfile::tempdir().expect("directory");
+    let cache = open(&dir).await;
+    let chunks: Vec<_> = (1..=6).map(|seed| chunk(PIECE + 7, seed)).collect();
+    for (at, chunk) in chunks.iter().enumerate() {
+        cache.put(chunk.clone()).await.expect("puts");
+        if at == 2 {
+            cache.flush().await.expect("flushes");
+        }
+    }
+    // What the files hold at this moment is what a process that died now would leave.
+    let left = tempfile::tempdir().expect("directory");
+    copy_tree(dir.path(), left.path());
+    let next = open(&left).await;
+    for (at, chunk) in chunks.iter().enumerate() {
+        let found = next.get(&chunk.key()).await.expect("reads");
+        assert!(found.as_ref() == Some(chunk) || (found.is_none() && at > 2), "chunk {at}");
+    }
+    for chunk in &chunks {
+        next.put(chunk.clone()).await.expect("puts");
+        assert_eq!(next.get(&chunk.key()).await.expect("reads").as_ref(), Some(chunk));
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("entry");
+        if path.is_dir() {
+            std::fs::create_dir(to.join(&name)).expect("makes");
+            copy_tree(&path, &to.join(name));
+        } else {
+            std::fs::copy(&path, to.join(name)).expect("copies");
+        }
+    }
+}

@@ -13,7 +13,7 @@ use bolide_core::{
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::{Shared, disk::StoreFile, files, shape_file::Filter};
+use super::{Shared, disk::StoreFile, files, shape_file::Head};
 use crate::blocking::blocking;
 
 /// Largest piece copied at once, in bytes.
@@ -21,8 +21,8 @@ const PIECE: u64 = 1 << 20;
 /// Places tried for one chunk. More are copies of each other.
 const MAX_PLACES: usize = 4;
 
-/// The filter of a layer, once it was read; `None` when its shape cannot be read.
-type Shelf = Arc<OnceLock<Option<Filter>>>;
+/// The head of a layer's shape file, once it was read; `None` when it cannot be.
+type Shelf = Arc<OnceLock<Option<Head>>>;
 
 /// The layers on the disk.
 #[derive(Debug, Default)]
@@ -38,8 +38,8 @@ impl Catalog {
     }
 
     /// Adds a layer that was opened.
-    pub(super) fn add(&self, toc: Digest, filter: Filter) {
-        let read = OnceLock::from(Some(filter));
+    pub(super) fn add(&self, toc: Digest, head: Head) {
+        let read = OnceLock::from(Some(head));
         self.shelves.write().insert(toc, Arc::new(read));
     }
 
@@ -51,7 +51,7 @@ impl Catalog {
     /// Layers that may have a chunk. Asks memory only.
     fn candidates(&self, key: &ChunkKey) -> Vec<(Digest, Shelf)> {
         let may = |shelf: &Shelf| match shelf.get() {
-            Some(filter) => filter.as_ref().is_some_and(|filter| filter.may_have(key)),
+            Some(head) => head.as_ref().is_some_and(|head| head.filter.may_have(key)),
             None => true,
         };
         let shelves = self.shelves.read();
@@ -94,17 +94,17 @@ impl Shared {
     fn places(&self, key: &ChunkKey, candidates: &[(Digest, Shelf)]) -> Vec<Place> {
         let mut places = Vec::new();
         for (toc, shelf) in candidates {
-            let filter = shelf.get_or_init(|| {
+            let head = shelf.get_or_init(|| {
                 let head = files::read_head(&*self.disk, &self.dir(*toc));
                 let head = head.inspect_err(|error| {
                     tracing::warn!(%toc, %error, "the shape of a layer cannot be read");
                 });
-                head.ok().flatten().map(|(_, head)| head.filter)
+                head.ok().flatten().map(|(_, head)| head)
             });
-            if !filter.as_ref().is_some_and(|filter| filter.may_have(key)) {
+            let Some(head) = head.as_ref().filter(|head| head.filter.may_have(key)) else {
                 continue;
-            }
-            match self.look_into(*toc, key) {
+            };
+            match self.look_into(*toc, head, key) {
                 Ok(found) => places.extend(found),
                 Err(error) => tracing::warn!(%toc, %error, "a layer cannot be looked into"),
             }
@@ -117,12 +117,12 @@ impl Shared {
     }
 
     /// Where a layer holds a chunk at this moment.
-    fn look_into(&self, toc: Digest, key: &ChunkKey) -> std::io::Result<Vec<Place>> {
+    fn look_into(&self, toc: Digest, head: &Head, key: &ChunkKey) -> std::io::Result<Vec<Place>> {
         let (disk, dir) = (&*self.disk, self.dir(toc));
         let seat = self.seat(toc);
         // An image that is being made or removed has nothing to offer.
         let Some(live) = seat.try_lock() else { return Ok(Vec::new()) };
-        let Some((shape, head)) = files::read_head(disk, &dir)? else { return Ok(Vec::new()) };
+        let Some(shape) = files::open_shape(disk, &dir)? else { return Ok(Vec::new()) };
         let slots = head.find(&*shape, key)?;
         let places = |data: Arc<dyn StoreFile>, has: &dyn Fn(ChunkIndex) -> bool| {
             let there = slots.iter().filter(|slot| has(slot.index));
@@ -134,7 +134,7 @@ impl Shared {
         if let Some(core) = live.upgrade() {
             return Ok(places(Arc::clone(core.data()), &|chunk| core.is_readable(chunk)));
         }
-        let Some(record) = files::read_record(disk, &dir, &head)? else { return Ok(Vec::new()) };
+        let Some(record) = files::read_record(disk, &dir, head)? else { return Ok(Vec::new()) };
         if !slots.iter().any(|slot| record.has(slot.index)) {
             return Ok(Vec::new());
         }

@@ -17,7 +17,7 @@ use super::{
     files::Files,
     presence::{Bits, Record},
     shape::Shape,
-    shape_file::Filter,
+    shape_file::Head,
 };
 
 /// An open image.
@@ -101,7 +101,7 @@ impl Core {
         spec: &ImageSpec,
         shape: Shape,
         home: Home,
-    ) -> Result<(Arc<Core>, Filter)> {
+    ) -> Result<(Arc<Core>, Head)> {
         let files = Files::open(disk, dir, spec, &shape).map_err(|error| {
             Error::io("layer_image::open", error).with_context("dir", dir.display())
         })?;
@@ -125,7 +125,7 @@ impl Core {
             failed: AtomicBool::new(false),
             _lock: home.lock,
         };
-        Ok((Arc::new(core), files.filter))
+        Ok((Arc::new(core), files.head))
     }
 
     pub(super) fn toc(&self) -> Digest {

@@ -8,7 +8,7 @@ use super::{
     names::{absent_is_fine, create_dirs, replace, sync_layer},
     presence::{self, Record},
     shape::Shape,
-    shape_file::{self, Filter, Head},
+    shape_file::{self, Head},
 };
 
 pub(super) const DATA: &str = "data";
@@ -20,7 +20,7 @@ const SHAPE: &str = "shape";
 pub(super) struct Files {
     pub(super) data: Arc<dyn StoreFile>,
     pub(super) record: Record,
-    pub(super) filter: Filter,
+    pub(super) head: Head,
 }
 
 fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
@@ -64,12 +64,12 @@ impl Files {
             return Ok(None);
         }
         record.sync()?;
-        let filter = match read_head(disk, dir)?.filter(|(_, head)| head.shape == shape.digest) {
-            Some((_, head)) => head.filter,
+        let head = match read_head(disk, dir)?.filter(|(_, head)| head.shape == shape.digest) {
+            Some((_, head)) => head,
             // Damaged, or of an earlier version.
             None => write_shape(disk, dir, spec, shape)?,
         };
-        Ok(Some(Self { data: data.into(), record, filter }))
+        Ok(Some(Self { data: data.into(), record, head }))
     }
 
     fn make(disk: &dyn Disk, dir: &Path, spec: &ImageSpec, shape: &Shape) -> io::Result<Self> {
@@ -82,19 +82,24 @@ impl Files {
         // found when the image is opened.
         let data = disk.create(&dir.join(DATA))?;
         data.set_len(shape.size)?;
-        let filter = write_shape(disk, dir, spec, shape)?;
+        let head = write_shape(disk, dir, spec, shape)?;
         replace(disk, dir, PRESENCE, &presence::blank(shape.digest, shape.chunks()))?;
         let record = disk.open(&dir.join(PRESENCE))?;
         let record = Record::read(record, shape.digest, shape.chunks())?;
         let record = record.ok_or_else(|| io::Error::other("a new record does not read back"))?;
-        Ok(Self { data: data.into(), record, filter })
+        Ok(Self { data: data.into(), record, head })
     }
 }
 
-fn write_shape(disk: &dyn Disk, dir: &Path, spec: &ImageSpec, shape: &Shape) -> io::Result<Filter> {
+fn write_shape(disk: &dyn Disk, dir: &Path, spec: &ImageSpec, shape: &Shape) -> io::Result<Head> {
     let (head, bytes) = shape_file::encode(spec, shape);
     replace(disk, dir, SHAPE, &bytes)?;
-    Ok(head.filter)
+    Ok(head)
+}
+
+/// Opens the shape file of a layer.
+pub(super) fn open_shape(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Box<dyn StoreFile>>> {
+    if_there(disk.open(&dir.join(SHAPE)))
 }
 
 /// Opens the shape file of a layer and reads its head.
@@ -102,7 +107,7 @@ pub(super) fn read_head(
     disk: &dyn Disk,
     dir: &Path,
 ) -> io::Result<Option<(Box<dyn StoreFile>, Head)>> {
-    let Some(file) = if_there(disk.open(&dir.join(SHAPE)))? else { return Ok(None) };
+    let Some(file) = open_shape(disk, dir)? else { return Ok(None) };
     let head = Head::read(&*file)?;
     Ok(head.map(|head| (file, head)))
 }

@@ -186,9 +186,9 @@ impl Shared {
             return Ok(core);
         }
         let home = Home { dirty: Arc::downgrade(&self.dirty), lock };
-        let (core, filter) = Core::open(&*self.disk, &self.dir(spec.toc), spec, shape, home)?;
+        let (core, head) = Core::open(&*self.disk, &self.dir(spec.toc), spec, shape, home)?;
         *live = Arc::downgrade(&core);
-        self.catalog.add(spec.toc, filter);
+        self.catalog.add(spec.toc, head);
         Ok(core)
     }
 

@@ -198,3 +198,87 @@ fn entry(bytes: &[u8]) -> ChunkSlot {
         key: ChunkKey { digest: Digest::from_bytes(digest), len: number(bytes, 32) },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// A spec of so many chunks, whose digests `digest` makes.
+    fn spec(chunks: u32, digest: impl Fn(u32) -> Digest) -> ImageSpec {
+        let slot = |at| ChunkSlot {
+            index: ChunkIndex(at),
+            image_offset: u64::from(at) * 10,
+            key: ChunkKey { digest: digest(at), len: 10 },
+        };
+        let slots = (0..chunks).map(slot).collect();
+        ImageSpec { toc: Digest::of(b"toc"), size: u64::from(chunks) * 10, slots }
+    }
+
+    fn even(at: u32) -> Digest {
+        Digest::of(&at.to_le_bytes())
+    }
+
+    fn written(spec: &ImageSpec) -> (File, Head) {
+        let (_, bytes) = encode(spec, &Shape::of(spec));
+        let file = tempfile::tempfile().expect("file");
+        file.write_all_at(&bytes, 0).expect("writes");
+        let head = Head::read(&file).expect("reads").expect("whole");
+        (file, head)
+    }
+
+    fn all_are_found(spec: &ImageSpec) {
+        let (file, head) = written(spec);
+        for slot in &spec.slots {
+            assert!(head.filter.may_have(&slot.key));
+            let found = head.find(&file, &slot.key).expect("reads");
+            assert!(found.contains(slot) || found.len() > 64, "{slot:?} in {found:?}");
+        }
+    }
+
+    #[test]
+    fn every_chunk_is_found_and_no_other() {
+        for chunks in [0, 1, 127, 128, 129, 5000] {
+            all_are_found(&spec(chunks, even));
+        }
+        let (file, head) = written(&spec(5000, even));
+        let strangers = (5000..10_000).map(|at| ChunkKey { digest: even(at), len: 10 });
+        let mut passed = 0;
+        for stranger in strangers {
+            assert!(head.find(&file, &stranger).expect("reads").is_empty());
+            passed += usize::from(head.filter.may_have(&stranger));
+        }
+        assert!(passed < 200, "{passed} of 5000 strangers pass the filter");
+    }
+
+    #[test]
+    fn chosen_and_equal_digests_are_found() {
+        let crowded = |at: u32| {
+            let mut bytes = [0; 32];
+            bytes[28..].copy_from_slice(&at.to_be_bytes());
+            Digest::from_bytes(bytes)
+        };
+        all_are_found(&spec(3000, crowded));
+        all_are_found(&spec(3000, |at| even(at % 3)));
+        all_are_found(&spec(3000, |_| Digest::from_bytes([0xff; 32])));
+    }
+
+    #[test]
+    fn a_damaged_head_is_not_believed() {
+        let (file, head) = written(&spec(40, even));
+        let end = FIXED + 80 + CHECKSUM;
+        for at in 0..end as u64 {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).expect("reads");
+            file.write_all_at(&[byte[0] ^ 1], at).expect("damages");
+            assert_eq!(Head::read(&file).expect("reads"), None, "byte {at}");
+            file.write_all_at(&byte, at).expect("mends");
+        }
+        assert_eq!(Head::read(&file).expect("reads"), Some(head));
+        for len in [0, 8, FIXED as u64, end as u64, end as u64 + 39 * 52] {
+            file.set_len(len).expect("cuts");
+            assert_eq!(Head::read(&file).expect("reads"), None, "cut to {len}");
+        }
+    }
+}
