@@ -8,4 +8,5 @@
 
 pub mod conformance;
 pub mod fault;
+mod reader;
 pub mod sample;
