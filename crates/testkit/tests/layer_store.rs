@@ -101,7 +101,9 @@ impl LayerImage for FaultyImage {
             Fault::ShortOfTheEnd if offset + buf.len() as u64 > slot.key.len => Ok(false),
             Fault::OtherBytes => {
                 let read = self.inner.try_read(slot, offset, buf)?;
-                buf.iter_mut().for_each(|byte| *byte ^= u8::from(read));
+                for byte in &mut *buf {
+                    *byte ^= u8::from(read);
+                }
                 Ok(read)
             }
             _ => self.inner.try_read(slot, offset, buf),
@@ -223,7 +225,9 @@ impl LayerStore for Faulty {
         match self.fault {
             Fault::ListsBackwards => listed.reverse(),
             Fault::ListsNoPresence => {
-                listed.iter_mut().for_each(|usage| usage.presence = Presence::default());
+                for usage in &mut listed {
+                    usage.presence = Presence::default();
+                }
             }
             _ => {}
         }

@@ -52,18 +52,15 @@ impl Faulty {
             }
         }
     }
+}
 
-    fn spans(
-        &self,
-        walk: impl FnOnce(Visit<'_, ChunkSpan>) -> Result<()>,
-    ) -> Result<Vec<ChunkSpan>> {
-        let mut spans = Vec::new();
-        walk(&mut |span| {
-            spans.push(span);
-            ControlFlow::Continue(())
-        })?;
-        Ok(spans)
-    }
+fn spans(walk: impl FnOnce(Visit<'_, ChunkSpan>) -> Result<()>) -> Result<Vec<ChunkSpan>> {
+    let mut spans = Vec::new();
+    walk(&mut |span| {
+        spans.push(span);
+        ControlFlow::Continue(())
+    })?;
+    Ok(spans)
 }
 
 impl TocIndex for Faulty {
@@ -152,7 +149,7 @@ impl TocIndex for Faulty {
         visit: &mut dyn FnMut(ChunkSpan) -> ControlFlow<()>,
     ) -> Result<()> {
         let range = if self.fault == Fault::IgnoresRange { 0..u64::MAX } else { range };
-        let mut spans = self.spans(|visit| self.inner.for_each_chunk(file, range, visit))?;
+        let mut spans = spans(|visit| self.inner.for_each_chunk(file, range, visit))?;
         if self.fault == Fault::DropsLastChunk {
             spans.pop();
         }
@@ -165,7 +162,7 @@ impl TocIndex for Faulty {
         range: ByteRange,
         visit: &mut dyn FnMut(ChunkSpan) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut spans = self.spans(|visit| self.inner.for_each_chunk_in_blob(range, visit))?;
+        let mut spans = spans(|visit| self.inner.for_each_chunk_in_blob(range, visit))?;
         match self.fault {
             Fault::BlobBackwards => spans.reverse(),
             Fault::BlobTwice => spans.extend(spans.last().copied()),

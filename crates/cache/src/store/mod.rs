@@ -9,6 +9,9 @@
 //!     toc.json, blob.json, ..          artifacts
 //! ```
 //!
+//! Small files are written as `<name>.new` and renamed; a layer that is removed is renamed to
+//! `.removed-<hex>` first. What a crash leaves of either goes when the store is opened again.
+//!
 //! A chunk's bit is written to `presence` only after `data` was synced with the chunk in it, so a
 //! bit that survives a crash is true. Bits that do not survive cost a fetch, nothing else.
 mod artifact;

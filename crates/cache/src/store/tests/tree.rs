@@ -108,6 +108,9 @@ pub(super) fn crash(base: &Tree, log: &[Call], mut fate: Fate) -> (Tree, usize) 
                     .any(|call| matches!(call, Call::SyncDir { dir: synced } if synced == dir));
                 if synced || survives() {
                     tree.apply(call);
+                } else if let Call::CreateDir { ino, .. } = call {
+                    // Only the name is lost; a later one may survive.
+                    tree.dirs.entry(*ino).or_default();
                 }
             }
             Call::SetLen { ino, .. } => {
