@@ -333,3 +333,15 @@ async fn a_mount_in_use_stays_and_an_asked_end_is_no_loss() {
     bolide_fs::detach(taken.target.path()).expect("detaches");
     assert_eq!(taken.mounted.lost().await.kind(), bolide_core::ErrorKind::Unavailable);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fuse_conforms() {
+    if !privileged() {
+        return;
+    }
+    let root = tempfile::tempdir().expect("root");
+    let lab =
+        bolide_testkit::conformance::mounter::Lab { root: root.path().to_owned(), shows: true };
+    let fuse = FuseMounter::new(Handle::current(), FuseConfig::default());
+    bolide_testkit::conformance::mounter::all(&fuse, &lab).await.expect("conforms");
+}

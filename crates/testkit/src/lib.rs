@@ -9,4 +9,5 @@
 pub mod conformance;
 pub mod fault;
 pub mod peak;
+mod reader;
 pub mod sample;

@@ -1,8 +1,12 @@
 //! Sample layers whose truth is known.
+use std::sync::Arc;
+
 use bolide_core::{
-    Device, NodeKind, Result, Timestamp,
-    memory::{MemoryLayer, MemoryLayerBuilder, NodeMeta},
+    Device, ImageSpec, LayerView, NodeKind, Result, Timestamp, TocIndex as _,
+    memory::{MemoryLayer, MemoryLayerBuilder, MemoryLayerImage, NodeMeta},
 };
+
+use crate::reader::BlobReader;
 
 /// Bytes that differ everywhere and are the same on every run.
 #[must_use]
@@ -51,4 +55,27 @@ pub fn every_kind() -> Result<MemoryLayer> {
         .file("data/exact", &noise(8192, 9), NodeMeta::with_perm(0o600))?
         .build();
     Ok(layer)
+}
+
+/// A layer with one small file.
+pub fn small() -> Result<MemoryLayer> {
+    let builder = MemoryLayerBuilder::new(4096);
+    Ok(builder.file("small", b"small\n", NodeMeta::with_perm(0o644))?.build())
+}
+
+/// The layer, ready to be shown. Nothing of it is present in its image: every read asks the blob.
+#[must_use]
+pub fn view(layer: &MemoryLayer) -> LayerView {
+    let spec = layer.toc.image_spec().unwrap_or_else(|_| ImageSpec {
+        toc: layer.toc.digest(),
+        size: 0,
+        slots: Vec::new(),
+    });
+    let reader = Arc::new(BlobReader(Arc::new(layer.clone())));
+    LayerView {
+        toc: Arc::<bolide_core::memory::MemoryToc>::clone(&layer.toc),
+        reader: Arc::<BlobReader>::clone(&reader),
+        image: Arc::new(MemoryLayerImage::new(spec)),
+        status: reader,
+    }
 }

@@ -1,32 +1,16 @@
 //! Which chunks of an image are present: in memory for readers, on disk for later processes.
 use std::{
-    fs::File,
-    os::unix::fs::FileExt as _,
+    io,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use bolide_core::{ChunkIndex, Digest, Digester, ImageSpec};
+use bolide_core::{ChunkIndex, Digest};
 
-/// Layout: this header, then one bit a chunk, the lowest bit of a byte first.
+use super::disk::StoreFile;
+
+/// Layout: this, the digest of the image's shape, then one bit a chunk, the lowest bit of a byte first.
 const MAGIC: [u8; 8] = *b"bolpres1";
 const HEADER: usize = 40;
-
-/// Names the shape of an image: a record made for another is not read.
-fn header(spec: &ImageSpec) -> [u8; HEADER] {
-    let mut digester = Digester::new();
-    digester.update(spec.toc.as_bytes());
-    digester.update(&spec.size.to_le_bytes());
-    for slot in &spec.slots {
-        digester.update(&slot.image_offset.to_le_bytes());
-        digester.update(&slot.key.len.to_le_bytes());
-        digester.update(slot.key.digest.as_bytes());
-    }
-    let shape: Digest = digester.finish();
-    let mut out = [0; HEADER];
-    out[..8].copy_from_slice(&MAGIC);
-    out[8..].copy_from_slice(shape.as_bytes());
-    out
-}
 
 /// The bits that readers ask. Lock-free.
 #[derive(Debug)]
@@ -54,41 +38,48 @@ impl Bits {
 /// The record on disk.
 #[derive(Debug)]
 pub(super) struct Record {
-    file: File,
+    file: Box<dyn StoreFile>,
     durable: Vec<u8>,
+}
+
+/// A record with nothing present, for an image of this shape.
+pub(super) fn blank(shape: Digest, chunks: usize) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend_from_slice(shape.as_bytes());
+    out.resize(HEADER + chunks.div_ceil(8), 0);
+    out
 }
 
 impl Record {
     /// Reads the record of an image of this shape; `None` when it is of another, or cut short.
-    pub(super) fn read(file: File, spec: &ImageSpec) -> std::io::Result<Option<Self>> {
-        let mut found = [0; HEADER];
-        let mut durable = vec![0; spec.slots.len().div_ceil(8)];
-        let whole = file.metadata()?.len() == (HEADER + durable.len()) as u64;
-        if !whole {
+    pub(super) fn read(
+        file: Box<dyn StoreFile>,
+        shape: Digest,
+        chunks: usize,
+    ) -> io::Result<Option<Self>> {
+        let len = HEADER + chunks.div_ceil(8);
+        if file.size()? != len as u64 {
             return Ok(None);
         }
-        file.read_exact_at(&mut found, 0)?;
-        file.read_exact_at(&mut durable, HEADER as u64)?;
-        Ok((found == header(spec)).then_some(Self { file, durable }))
+        let mut header = vec![0; len];
+        file.read_exact_at(&mut header, 0)?;
+        let durable = header.split_off(HEADER);
+        Ok((header == blank(shape, 0)).then_some(Self { file, durable }))
     }
 
-    /// Starts a record with nothing present.
-    pub(super) fn create(file: File, spec: &ImageSpec) -> std::io::Result<Self> {
-        let durable = vec![0; spec.slots.len().div_ceil(8)];
-        file.write_all_at(&header(spec), 0)?;
-        file.write_all_at(&durable, HEADER as u64)?;
-        file.sync_all()?;
-        Ok(Self { file, durable })
+    /// Whether a later process finds the chunk.
+    pub(super) fn has(&self, chunk: ChunkIndex) -> bool {
+        let byte = self.durable.get(chunk.0 as usize / 8);
+        byte.is_some_and(|byte| byte >> (chunk.0 % 8) & 1 == 1)
     }
 
-    /// Chunks the record says are present.
-    pub(super) fn present(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
-        let set = |at: &u32| self.durable[*at as usize / 8] >> (at % 8) & 1 == 1;
-        (0..u32::try_from(self.durable.len() * 8).unwrap_or(u32::MAX)).filter(set).map(ChunkIndex)
+    /// Makes durable what an earlier process may have written and not synced.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     /// Adds chunks whose data is on the disk.
-    pub(super) fn add(&mut self, chunks: &[ChunkIndex]) -> std::io::Result<()> {
+    pub(super) fn add(&mut self, chunks: &[ChunkIndex]) -> io::Result<()> {
         for chunk in chunks {
             if let Some(byte) = self.durable.get_mut(chunk.0 as usize / 8) {
                 *byte |= 1 << (chunk.0 % 8);

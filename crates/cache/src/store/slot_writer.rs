@@ -1,10 +1,8 @@
 //! Writes one chunk in pieces.
 use std::sync::Arc;
 
-use super::{
-    blocking,
-    image::{Claim, Core},
-};
+use super::core::{Claim, Core};
+use crate::blocking::blocking;
 use async_trait::async_trait;
 use bolide_core::{ChunkProof, ChunkSlot, Error, ErrorKind, Result, SlotWriter};
 use bytes::Bytes;

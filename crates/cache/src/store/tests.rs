@@ -1,5 +1,12 @@
 //! What a layer store keeps over restarts and damage.
-use bolide_core::{ChunkIndex, ChunkKey, SlotFill, VerifiedChunk};
+mod crashes;
+mod model;
+mod tree;
+mod world;
+
+use std::fs;
+
+use bolide_core::{ChunkIndex, ChunkKey, Presence, SlotFill, VerifiedChunk};
 
 use super::*;
 
@@ -236,4 +243,109 @@ async fn concurrent_artifacts_stay_whole() {
     futures::future::try_join_all(puts).await.expect("all are put");
     let found = store.artifact(toc, Artifact::Toc).await.expect("reads").expect("is there");
     assert!(versions.contains(&found));
+}
+
+#[tokio::test]
+async fn layers_nobody_has_open_serve_others_and_are_counted() {
+    let root = tempfile::tempdir().expect("root");
+    let (spec, bytes) = spec("left");
+    let first = store(root.path()).await;
+    fill(&*first.open(spec.clone()).await.expect("opens"), &spec, &bytes).await;
+    first.close().await;
+    drop(first);
+    let second = store(root.path()).await;
+    let listed = second.list().await.expect("lists");
+    let expected = Presence { chunks: 1, chunks_total: 2, bytes: 6000, bytes_total: 10_000 };
+    assert_eq!(listed.iter().map(|usage| usage.presence).collect::<Vec<_>>(), [expected]);
+    assert!(listed[0].disk_bytes >= 6000);
+    let (twin, _) = self::spec("twin of left");
+    let target = second.open(twin.clone()).await.expect("opens");
+    assert!(second.copy_local(&*target, &twin.slots[0]).await.expect("copies"));
+    assert!(!second.copy_local(&*target, &twin.slots[1]).await.expect("nobody has it"));
+    let mut buf = [0; 6000];
+    assert!(target.try_read(&twin.slots[0], 0, &mut buf).expect("reads"));
+    assert_eq!(buf[..], bytes[..6000]);
+    // Complete layers are counted without looking at each chunk.
+    let rest = VerifiedChunk::verify(twin.slots[1].key, bytes.slice(6000..)).expect("verified");
+    target.fill(&twin.slots[1], rest).await.expect("fills");
+    target.sync().await.expect("syncs");
+    drop(target);
+    second.close().await;
+    let listed = second.list().await.expect("lists");
+    let whole = listed.iter().find(|usage| usage.toc == twin.toc).expect("listed");
+    assert!(whole.presence.is_complete() && whole.presence.bytes == 10_000);
+}
+
+#[tokio::test]
+async fn a_layer_may_be_removed_under_its_readers() {
+    let root = tempfile::tempdir().expect("root");
+    let store = store(root.path()).await;
+    let (spec, bytes) = spec("removed");
+    let old = store.open(spec.clone()).await.expect("opens");
+    fill(&*old, &spec, &bytes).await;
+    store.remove(spec.toc).await.expect("removes");
+    let new = store.open(spec.clone()).await.expect("opens");
+    let mut buf = [0; 6000];
+    assert!(old.try_read(&spec.slots[0], 0, &mut buf).expect("reads"), "readers go on");
+    assert_eq!(buf[..], bytes[..6000]);
+    assert_eq!(new.presence().chunks, 0);
+    // What the old one still does is nothing to the new one.
+    let rest = VerifiedChunk::verify(spec.slots[1].key, bytes.slice(6000..)).expect("verified");
+    old.fill(&spec.slots[1], rest).await.expect("fills");
+    old.sync().await.expect("syncs");
+    assert_eq!(new.presence().chunks, 0);
+    assert!(!store.copy_local(&*new, &spec.slots[0]).await.expect("what is removed is no source"));
+    drop((old, new));
+    store.close().await;
+    drop(store);
+    let again = self::store(root.path()).await.open(spec).await.expect("opens");
+    assert_eq!(again.presence().chunks, 0);
+}
+
+#[tokio::test]
+async fn what_was_not_finished_is_cleared_away() {
+    let root = tempfile::tempdir().expect("root");
+    let (spec, bytes) = spec("unfinished");
+    let first = store(root.path()).await;
+    fill(&*first.open(spec.clone()).await.expect("opens"), &spec, &bytes).await;
+    first.close().await;
+    drop(first);
+    let layers = root.path().join("layers");
+    let half = layers.join(spec.toc.hex()).join("toc.json.new");
+    let doomed = layers.join(format!(".removed-{}", Digest::of(b"doomed").hex()));
+    fs::write(&half, "half").expect("leftover");
+    fs::create_dir(&doomed).expect("leftover");
+    fs::write(doomed.join("data"), "data").expect("leftover");
+    fs::write(layers.join("stray"), "somebody else's").expect("stray");
+    let second = store(root.path()).await;
+    assert!(!half.try_exists().expect("looks"));
+    assert!(!doomed.try_exists().expect("looks"));
+    assert_eq!(second.list().await.expect("lists").len(), 1);
+    assert_eq!(second.open(spec).await.expect("opens").presence().chunks, 1);
+}
+
+#[tokio::test]
+async fn a_lost_shape_is_written_again() {
+    let root = tempfile::tempdir().expect("root");
+    let (spec, bytes) = spec("shapeless");
+    let shape = root.path().join("layers").join(spec.toc.hex()).join("shape");
+    for damage in [None, Some(&b"no shape"[..])] {
+        let store = store(root.path()).await;
+        fill(&*store.open(spec.clone()).await.expect("opens"), &spec, &bytes).await;
+        store.close().await;
+        drop(store);
+        fs::remove_file(&shape).expect("removes");
+        if let Some(damage) = damage {
+            fs::write(&shape, damage).expect("damages");
+        }
+        let store = self::store(root.path()).await;
+        assert_eq!(store.list().await.expect("lists")[0].presence, Presence::default());
+        let image = store.open(spec.clone()).await.expect("opens");
+        assert_eq!(image.presence().chunks, 1, "the data is still good");
+        drop(image);
+        store.close().await;
+        drop(store);
+        let store = self::store(root.path()).await;
+        assert_eq!(store.list().await.expect("lists")[0].presence.chunks, 1);
+    }
 }

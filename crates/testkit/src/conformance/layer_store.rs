@@ -22,7 +22,9 @@ pub async fn all(store: Arc<dyn LayerStore>) -> Verdict {
     other_shape_is_made_anew(&*store).await?;
     local_copy_finds_content(&*store).await?;
     artifacts_are_kept(&*store).await?;
-    removal_frees(&*store).await
+    removal_frees(&*store).await?;
+    removal_leaves_readers(&*store).await?;
+    the_list_is_ordered(&*store).await
 }
 
 /// A layer of three chunks, and their bytes.
@@ -223,4 +225,40 @@ pub async fn removal_frees(store: &dyn LayerStore) -> Verdict {
     let image = succeed(clause, store.open(spec.clone()).await)?;
     hold(clause, image.presence().chunks == 0, "chunks outlive their layer")?;
     succeed(clause, store.remove(spec.toc).await)
+}
+
+/// Who holds an image that was removed goes on reading it, and it is not the one that is made next.
+pub async fn removal_leaves_readers(store: &dyn LayerStore) -> Verdict {
+    let clause = "removal leaves readers";
+    let (spec, chunks) = layer("held");
+    let held = succeed(clause, store.open(spec.clone()).await)?;
+    succeed(clause, held.fill(&spec.slots[0], verified(&chunks[0])?).await)?;
+    succeed(clause, store.remove(spec.toc).await)?;
+    let bytes = read(&*held, &spec.slots[0], clause)?;
+    hold(clause, bytes.as_deref() == Some(&chunks[0][..]), "a reader lost its bytes")?;
+    let next = succeed(clause, store.open(spec.clone()).await)?;
+    succeed(clause, held.fill(&spec.slots[1], verified(&chunks[1])?).await)?;
+    hold(clause, next.presence().chunks == 0, "the next image is the one that was removed")?;
+    succeed(clause, store.remove(spec.toc).await)
+}
+
+/// The list is in the order of digests and says what is present.
+pub async fn the_list_is_ordered(store: &dyn LayerStore) -> Verdict {
+    let clause = "list";
+    let mut held = Vec::new();
+    for name in ["list a", "list b", "list c", "list d"] {
+        let (spec, chunks) = layer(name);
+        let image = succeed(clause, store.open(spec.clone()).await)?;
+        succeed(clause, image.fill(&spec.slots[2], verified(&chunks[2])?).await)?;
+        held.push(image);
+    }
+    let listed = succeed(clause, store.list().await)?;
+    hold(clause, listed.windows(2).all(|pair| pair[0].toc < pair[1].toc), "out of order")?;
+    for image in held {
+        let usage = listed.iter().find(|usage| usage.toc == image.toc_digest());
+        let right = usage.is_some_and(|usage| usage.presence == image.presence());
+        hold(clause, right, format!("{usage:?} for {:?}", image.presence()))?;
+        succeed(clause, store.remove(image.toc_digest()).await)?;
+    }
+    Ok(())
 }

@@ -12,6 +12,9 @@ pub fn all(index: &dyn TocIndex) -> Verdict {
     let nodes = reachable(index)?;
     unknown_ids_are_not_found(index)?;
     children_are_ordered(index, &nodes)?;
+    breaks_end_walks(index, &nodes)?;
+    parents_agree_with_walks(index, &nodes)?;
+    attributes_are_ordered(index, &nodes)?;
     walks_resume(index, &nodes)?;
     lookups_agree_with_walks(index, &nodes)?;
     chunks_tile_files(index, &nodes)?;
@@ -28,7 +31,8 @@ fn children(index: &dyn TocIndex, dir: NodeId, skip: usize) -> Result<Vec<(OsStr
     Ok(out)
 }
 
-fn reachable(index: &dyn TocIndex) -> Result<BTreeSet<NodeId>, Broken> {
+/// Every node, as a walk from the root meets it.
+pub fn reachable(index: &dyn TocIndex) -> Result<BTreeSet<NodeId>, Broken> {
     let mut seen = BTreeSet::from([index.root()]);
     let mut todo = vec![index.root()];
     while let Some(dir) = todo.pop() {
@@ -59,6 +63,67 @@ pub fn children_are_ordered(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> V
     for dir in nodes {
         let names = succeed("ordered", children(index, *dir, 0))?;
         hold("ordered", names.windows(2).all(|pair| pair[0].0 < pair[1].0), format!("{names:?}"))?;
+    }
+    Ok(())
+}
+
+/// A visitor that answers `Break` is asked no more.
+pub fn breaks_end_walks(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
+    let clause = "break ends a walk";
+    let whole = succeed(clause, ByteRange::new(0..u64::MAX))?;
+    for node in nodes {
+        let mut visits = [0; 4];
+        let [names, xattrs, chunks, members] = &mut visits;
+        let walks = [
+            index.for_each_child(*node, 0, &mut |_, _| once(names)),
+            index.for_each_xattr(*node, &mut |_, _| once(xattrs)),
+            index.for_each_chunk(*node, 0..u64::MAX, &mut |_| once(chunks)),
+            index.for_each_chunk_in_blob(whole, &mut |_| once(members)),
+        ];
+        for walk in walks {
+            succeed(clause, walk)?;
+        }
+        hold(clause, visits.iter().all(|visits| *visits <= 1), format!("{visits:?} of {node:?}"))?;
+    }
+    Ok(())
+}
+
+fn once(visits: &mut usize) -> ControlFlow<()> {
+    *visits += 1;
+    ControlFlow::Break(())
+}
+
+/// The parent of a directory is where a walk met it; the root holds itself.
+pub fn parents_agree_with_walks(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
+    let clause = "parent";
+    let root = succeed(clause, index.parent(index.root()))?;
+    hold(clause, root == index.root(), format!("{root:?} holds the root"))?;
+    for dir in nodes {
+        for (name, id) in succeed(clause, children(index, *dir, 0))? {
+            if succeed(clause, index.attr(id))?.kind != NodeKind::Directory {
+                continue;
+            }
+            let parent = succeed(clause, index.parent(id))?;
+            hold(clause, parent == *dir, format!("{}: {parent:?} not {dir:?}", name.display()))?;
+            let path = succeed(clause, index.path(id))?;
+            let right = path.file_name() == Some(&*name) && path.is_relative();
+            hold(clause, right, format!("{} is called {}", name.display(), path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Extended attributes come in the bytewise order of their names, each once.
+pub fn attributes_are_ordered(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
+    let clause = "attributes in order";
+    for node in nodes {
+        let mut names = Vec::new();
+        let walked = index.for_each_xattr(*node, &mut |name, _| {
+            names.push(name.to_owned());
+            ControlFlow::Continue(())
+        });
+        succeed(clause, walked)?;
+        hold(clause, names.windows(2).all(|pair| pair[0] < pair[1]), format!("{names:?}"))?;
     }
     Ok(())
 }

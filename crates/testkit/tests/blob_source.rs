@@ -1,12 +1,12 @@
-//! Each suite passes the memory double and fails a double that breaks one clause.
+//! The suite of blob sources passes the memory double, and each clause fails a double that breaks it.
 use std::sync::Arc;
 
 use bolide_core::{
     BlobSource,
-    memory::{DirectScheduler, MapCache, MemoryBlob, MemoryLayerStore},
+    memory::{DirectScheduler, MemoryBlob},
 };
 use bolide_testkit::{
-    conformance::{Verdict, blob_source, chunk_cache, layer_store, toc_index},
+    conformance::{Verdict, blob_source},
     fault::{FaultySource, SourceFault},
     sample,
 };
@@ -54,32 +54,6 @@ async fn every_clause_of_blob_source_can_fail() {
     assert_eq!(clause_of(&verdict), Some("concurrent"));
     let verdict = blob_source::reads_repeat(&faulty(SourceFault::Broken(1)), &truth).await;
     assert_eq!(clause_of(&verdict), Some("immutable"));
-}
-
-#[tokio::test]
-async fn map_cache_conforms() {
-    let bounds = chunk_cache::Bounds { max_bytes: Some(1 << 20), keeps: true };
-    chunk_cache::all(Arc::new(MapCache::new(1 << 20)), bounds).await.expect("conforms");
-}
-
-#[tokio::test]
-async fn a_cache_over_its_bound_is_found_out() {
-    let bounds = chunk_cache::Bounds { max_bytes: Some(1 << 16), keeps: true };
-    let verdict = chunk_cache::all(Arc::new(MapCache::new(1 << 20)), bounds).await;
-    assert_eq!(clause_of(&verdict), Some("bounded"));
-    let verdict = chunk_cache::get_after_put(&MapCache::new(0)).await;
-    assert_eq!(clause_of(&verdict), Some("get after put"));
-}
-
-#[tokio::test]
-async fn memory_layer_store_conforms() {
-    layer_store::all(Arc::new(MemoryLayerStore::new())).await.expect("conforms");
-}
-
-#[test]
-fn memory_toc_conforms() {
-    let layer = sample::every_kind().expect("sample");
-    toc_index::all(&*layer.toc).expect("conforms");
 }
 
 #[tokio::test]
