@@ -42,8 +42,11 @@ fn background_fill_brings_the_rest() -> Result<()> {
     lab.pull("default", &reference)?;
     let complete = |lab: &Lab| -> Result<bool> {
         let status = lab.daemon.status()?;
-        let whole = status.layers.iter().filter(|layer| layer.present_bytes == layer.total_bytes);
-        Ok(whole.count() == image.layers.len())
+        let done = status
+            .layers
+            .iter()
+            .filter(|layer| layer.present_bytes == layer.total_bytes && layer.whole == Some(true));
+        Ok(done.count() == image.layers.len())
     };
     // Each question takes a process of its own, so this does not spin.
     let deadline = Instant::now() + Duration::from_mins(2);

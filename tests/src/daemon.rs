@@ -57,6 +57,8 @@ pub struct LazyLayer {
     pub present_bytes: u64,
     /// Uncompressed bytes in all.
     pub total_bytes: u64,
+    /// Whether the whole blob was checked, and what it was found to be.
+    pub whole: Option<bool>,
 }
 
 /// A layer that fell back to a normal pull.

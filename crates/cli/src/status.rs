@@ -44,9 +44,14 @@ fn print(report: &StatusReport) -> Result<()> {
 
 fn lazy(layer: &LayerReport) -> String {
     let mounter = layer.mounter.as_deref().unwrap_or("not mounted");
+    let whole = match layer.whole {
+        Some(true) => ", checked whole",
+        Some(false) => ", WHOLE BLOB DISAGREES",
+        None => "",
+    };
     let error = layer.error.as_ref().map_or_else(String::new, |error| format!("\n    {error}"));
     format!(
-        "{:>6}  {}  {mounter}  {}% of {} present, {} fetched  {}{error}",
+        "{:>6}  {}  {mounter}  {}% of {} present{whole}, {} fetched  {}{error}",
         layer.snapshot_id,
         short(&layer.blob),
         percent(layer.present_bytes, layer.total_bytes),

@@ -141,11 +141,13 @@ pub enum Artifact {
     Blob,
     /// Which bytes a start needs, in order.
     Profile,
+    /// What a check of the whole blob found, as JSON.
+    Verdict,
 }
 
 impl Artifact {
     /// All artifacts.
-    pub const ALL: [Self; 3] = [Self::Toc, Self::Blob, Self::Profile];
+    pub const ALL: [Self; 4] = [Self::Toc, Self::Blob, Self::Profile, Self::Verdict];
 
     /// File name of the artifact.
     #[must_use]
@@ -154,6 +156,7 @@ impl Artifact {
             Self::Toc => "toc.json",
             Self::Blob => "blob.json",
             Self::Profile => "profile.json",
+            Self::Verdict => "verdict.json",
         }
     }
 }

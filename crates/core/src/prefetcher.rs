@@ -21,6 +21,8 @@ pub enum AccessEvent {
         /// Whether every chunk was present already.
         hit: bool,
     },
+    /// Every chunk of the layer is present now. Comes once.
+    Complete,
     /// Nothing has been read from the layer for this long.
     Idle {
         /// How long.

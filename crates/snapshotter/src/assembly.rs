@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     Config, RemoteLayers,
+    blocking::blocking,
     layers::{LayerOptions, LayerParts, NodeLayers, Places},
     user_namespace,
 };
@@ -44,6 +45,7 @@ pub struct Node {
     store: Arc<DiskLayerStore>,
     scheduler: Arc<NodeScheduler>,
     driver: Arc<Driver>,
+    caches: Vec<Arc<dyn ChunkCache>>,
     mounter: &'static str,
     meter: Meter,
 }
@@ -59,21 +61,23 @@ impl Node {
         let places = Arc::new(NodePlaces::new(config, surroundings, meter.clone())?);
         let mounter = mounter(config).await?;
         let name = mounter.name();
+        make_spool(spool(config)).await?;
         let store =
             DiskLayerStore::open(config.root.join("store"), DiskLayerConfig::default()).await?;
+        let caches = caches(config).await?;
         let scheduler = NodeScheduler::new(SchedulerConfig::default());
         let driver = Driver::start(DriverConfig::default());
         let parts = LayerParts {
             places,
             store: Arc::<DiskLayerStore>::clone(&store),
             scheduler: Arc::<NodeScheduler>::clone(&scheduler),
-            caches: caches(config),
+            caches: caches.clone(),
             driver: Arc::clone(&driver),
             mounter,
             workers: WorkerPool::default(),
         };
         let layers = Arc::new(NodeLayers::new(parts, options(config)));
-        Ok(Self { layers, store, scheduler, driver, mounter: name, meter })
+        Ok(Self { layers, store, scheduler, driver, caches, mounter: name, meter })
     }
 
     /// Mounts layers.
@@ -99,6 +103,11 @@ impl Node {
         self.layers.shutdown().await;
         self.driver.shutdown().await;
         self.scheduler.shutdown().await;
+        for cache in &self.caches {
+            if let Err(error) = cache.flush().await {
+                tracing::warn!(cache = cache.name(), %error, "a cache tier is not written out");
+            }
+        }
         self.store.close().await;
     }
 }
@@ -119,12 +128,43 @@ async fn mounter(config: &Config) -> Result<Arc<dyn Mounter>> {
     Ok(Arc::new(mounter))
 }
 
-fn caches(config: &Config) -> Vec<Arc<dyn ChunkCache>> {
+async fn caches(config: &Config) -> Result<Vec<Arc<dyn ChunkCache>>> {
     let mut caches: Vec<Arc<dyn ChunkCache>> = Vec::new();
     if config.cache.memory > 0 {
         caches.push(Arc::new(MemoryCache::new(config.cache.memory)));
     }
-    caches
+    if config.cache.sled > 0 {
+        caches.push(sled(config).await?);
+    }
+    Ok(caches)
+}
+
+#[cfg(feature = "sled")]
+async fn sled(config: &Config) -> Result<Arc<dyn ChunkCache>> {
+    let cache = bolide_cache::SledCache::open(&config.root.join("sled"), config.cache.sled).await?;
+    Ok(Arc::new(cache))
+}
+
+#[cfg(not(feature = "sled"))]
+#[allow(clippy::unused_async, reason = "the other of the two opens a database")]
+async fn sled(_: &Config) -> Result<Arc<dyn ChunkCache>> {
+    Err(Error::new(
+        ErrorKind::Config,
+        "assembly::sled",
+        "this bolide was built without the feature sled: set cache.sled to 0",
+    ))
+}
+
+fn spool(config: &Config) -> PathBuf {
+    config.root.join("spool")
+}
+
+async fn make_spool(dir: PathBuf) -> Result<()> {
+    blocking("assembly::spool", move || {
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| Error::io("assembly::spool", error).with_context("dir", dir.display()))
+    })
+    .await
 }
 
 fn options(config: &Config) -> LayerOptions {
@@ -138,6 +178,8 @@ fn options(config: &Config) -> LayerOptions {
         background: config.prefetch.background,
         fallback_prefetch: config.prefetch.fallback_size,
         prefetch_wait: config.prefetch.wait,
+        // Only what is fetched whole can be checked as a whole.
+        spool: (config.prefetch.background && config.prefetch.check_whole).then(|| spool(config)),
     }
 }
 

@@ -39,6 +39,9 @@ pub struct LayerReport {
     pub present_bytes: u64,
     /// Uncompressed bytes in the layer; 0 while unknown.
     pub total_bytes: u64,
+    /// Whether blob digest, diffID and TOC of the whole layer were checked, and agree: `None` as long
+    /// as it was not checked.
+    pub whole: Option<bool>,
     /// Why it is not usable, or the last failed read.
     pub error: Option<String>,
 }

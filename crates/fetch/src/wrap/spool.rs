@@ -63,6 +63,27 @@ impl SpoolSource {
         Ok(Self { inner, spool: Arc::new(spool) })
     }
 
+    /// Adds bytes of the blob that were read before it was spooled, so that they need not be asked
+    /// for again. Bytes past the end of the blob are not taken.
+    pub async fn seed(&self, at: u64, bytes: Bytes) {
+        let fits = at.checked_add(bytes.len() as u64).is_some_and(|end| end <= self.inner.size());
+        if fits && !bytes.is_empty() {
+            // It reports for itself.
+            let _ = self.spool.write(at, bytes).await;
+        }
+    }
+
+    /// Gives the spool's disk space back: nobody will check the blob any more. Reads go on from the
+    /// inner source.
+    pub async fn release(&self) {
+        *self.spool.held.lock() = Held { broken: true, ..Held::default() };
+        let file = Arc::clone(&self.spool.file);
+        let cut = spawn_blocking(move || file.set_len(0)).await;
+        if let Ok(Err(error)) = cut {
+            tracing::warn!(%error, "a spool keeps its disk space until its layer is closed");
+        }
+    }
+
     /// Bytes that the spool holds.
     #[must_use]
     pub fn coverage(&self) -> u64 {

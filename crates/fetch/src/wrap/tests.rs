@@ -203,3 +203,18 @@ async fn a_spool_keeps_what_came_before_a_failure() {
     assert_eq!(source.read_at(whole(), options()).await.expect("then whole"), truth());
     assert_eq!(source.missing(), []);
 }
+
+#[tokio::test]
+async fn a_spool_takes_what_was_read_before_and_gives_its_space_back() {
+    let inner = faulty(SourceFault::None);
+    let source = spooled(Arc::clone(&inner)).await;
+    source.seed(9_000, truth().slice(9_000..)).await;
+    source.seed(9_999, truth().slice(..2)).await;
+    assert_eq!(source.missing(), [range(0, 9_000)]);
+    assert_eq!(source.read_at(whole(), options()).await.expect("read"), truth());
+    assert_eq!(inner.bytes(), 9_000);
+    source.release().await;
+    assert_eq!(source.read_at(whole(), options()).await.expect("from the source"), truth());
+    assert_eq!(inner.bytes(), 19_000);
+    assert_eq!(source.reader().expect_err("released").kind(), ErrorKind::Io);
+}

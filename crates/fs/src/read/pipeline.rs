@@ -3,7 +3,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -53,6 +53,8 @@ pub(crate) struct Pipeline {
     flights: Flights,
     fetched: Arc<AtomicU64>,
     last_error: Arc<Mutex<Option<String>>>,
+    /// Whether it was told that nothing is missing any more.
+    complete: Arc<AtomicBool>,
 }
 
 impl Pipeline {
@@ -62,6 +64,7 @@ impl Pipeline {
             flights: Flights::default(),
             fetched: Arc::default(),
             last_error: Arc::default(),
+            complete: Arc::default(),
         }
     }
 
@@ -119,6 +122,10 @@ impl Pipeline {
             tracing::error!(blob = %self.parts.source.digest(), %member, %error, "a member cannot be filled");
         }
         *self.last_error.lock() = filled.as_ref().err().map(ToString::to_string);
+        let complete = self.parts.image.presence().is_complete();
+        if complete && !self.complete.swap(true, Ordering::Relaxed) {
+            self.note(|| AccessEvent::Complete);
+        }
         filled
     }
 

@@ -70,6 +70,9 @@ pub struct PrefetchSettings {
     pub fallback_size: u64,
     /// Whether what is missing is fetched while nothing else needs the network.
     pub background: bool,
+    /// Whether a layer that was fetched whole in the background is checked against its blob digest,
+    /// its diffID and its tar. Takes as much disk space as its blob until then.
+    pub check_whole: bool,
     /// Longest time a container's start waits for prefetch; 0 not to wait.
     #[serde(deserialize_with = "units::duration")]
     pub wait: Duration,
@@ -112,7 +115,7 @@ impl Default for RegistrySettings {
 
 impl Default for PrefetchSettings {
     fn default() -> Self {
-        Self { fallback_size: 0, background: true, wait: Duration::ZERO }
+        Self { fallback_size: 0, background: true, check_whole: true, wait: Duration::ZERO }
     }
 }
 
@@ -191,8 +194,12 @@ mod tests {
         config.registry.plain_http = vec!["127.0.0.1:5000".into(), "registry.local".into()];
         config.registry.docker_config = Some("/root/.docker/config.json".into());
         config.cache.memory = 64 << 20;
-        config.prefetch =
-            PrefetchSettings { fallback_size: 1, background: false, wait: Duration::from_secs(2) };
+        config.prefetch = PrefetchSettings {
+            fallback_size: 1,
+            background: false,
+            check_whole: false,
+            wait: Duration::from_secs(2),
+        };
         assert_eq!(Config::parse(&config.to_toml_commented()).expect("changed"), config);
     }
 

@@ -58,6 +58,8 @@ sled = {sled}
 fallback_size = {fallback_size}
 # Whether what is missing is fetched while nothing else needs the network.
 background = {background}
+# Whether a layer fetched whole is checked against its blob digest, its diffID and its tar.
+check_whole = {check_whole}
 # Longest time a container's start waits for prefetch; 0 not to wait.
 wait = {wait}
 
@@ -77,6 +79,7 @@ threads = {threads}
         sled = quoted(&show_size(cache.sled)),
         fallback_size = quoted(&show_size(prefetch.fallback_size)),
         background = prefetch.background,
+        check_whole = prefetch.check_whole,
         wait = quoted(&show_duration(prefetch.wait)),
         threads = fuse.threads,
     )

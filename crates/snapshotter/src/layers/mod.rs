@@ -7,8 +7,13 @@ mod open;
 mod places;
 mod shared;
 mod slot;
+mod whole;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bolide_core::{
@@ -57,6 +62,8 @@ pub struct LayerOptions {
     pub fallback_prefetch: u64,
     /// Longest time a container's start waits for prefetch.
     pub prefetch_wait: Duration,
+    /// Directory in which blobs are kept until they are whole and were checked; `None` to check none.
+    pub spool: Option<PathBuf>,
 }
 
 /// The [`RemoteLayers`] of a node.

@@ -53,6 +53,7 @@ impl Inner {
             workers: parts.workers,
             read: options.read,
             background: options.background,
+            spool: options.spool.clone(),
         });
         Arc::new(Self {
             places: parts.places,

@@ -19,6 +19,8 @@ use crate::labels::RemoteLayerRequest;
 pub(super) struct ReadyLayer {
     pub(super) index: Arc<EstargzIndex>,
     pub(super) source: Arc<dyn BlobSource>,
+    /// Bytes of the blob's end that were read already.
+    pub(super) tail: Bytes,
     /// What the next mount needs, when the disk does not have it yet.
     pub(super) learned: Option<Learned>,
 }
@@ -114,7 +116,7 @@ impl Openings {
         });
         let (index, facts) = found.ok().flatten()?;
         let source = LazySource::new(Arc::clone(opener), blob, facts.blob_size);
-        Some(ReadyLayer { index, source: Arc::new(source), learned: None })
+        Some(ReadyLayer { index, source: Arc::new(source), tail: Bytes::new(), learned: None })
     }
 
     async fn read_artifacts(
@@ -151,7 +153,8 @@ impl Openings {
         let raw = read_toc(&blob).instrument(span).await?;
         let OpenedLayer { index, toc, facts, .. } =
             self.workers.run(move || raw.index(trust)).await?;
-        Ok(ReadyLayer { index, source: blob.source, learned: Some(Learned { toc, facts }) })
+        let learned = Some(Learned { toc, facts });
+        Ok(ReadyLayer { index, source: blob.source, tail: blob.tail, learned })
     }
 
     async fn open_blob(

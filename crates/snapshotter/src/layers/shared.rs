@@ -1,5 +1,5 @@
 //! Layers that are open, each once, however many snapshots show it.
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use bolide_core::{
     ChunkCache, Digest, LayerStatus, LayerStore, LayerView, Prefetcher, Result, Scheduler,
@@ -9,7 +9,10 @@ use bolide_fs::{Layer, ReadConfig, WorkerPool};
 use bolide_prefetch::{BackgroundPolicy, Driver, LandmarkPolicy, SequentialPolicy};
 use tokio::sync::Mutex;
 
-use super::open::ReadyLayer;
+use super::{
+    open::ReadyLayer,
+    whole::{Verdict, WholeCheck},
+};
 
 /// What layers are composed from; there is one of each on a node.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub(super) struct Parts {
     pub(super) read: ReadConfig,
     /// Whether what is missing is fetched while nothing else needs the network.
     pub(super) background: bool,
+    /// Directory in which blobs are kept until they are whole and were checked; `None` to check none.
+    pub(super) spool: Option<PathBuf>,
 }
 
 /// One blob under one TOC.
@@ -31,6 +36,7 @@ type Key = (Digest, Digest);
 struct Held {
     layer: Arc<Layer>,
     source: FallbackSource,
+    check: Arc<WholeCheck>,
     holders: usize,
 }
 
@@ -39,6 +45,7 @@ struct Held {
 pub(super) struct OpenLayer {
     key: Key,
     layer: Arc<Layer>,
+    check: Arc<WholeCheck>,
 }
 
 impl OpenLayer {
@@ -52,6 +59,11 @@ impl OpenLayer {
 
     pub(super) fn toc(&self) -> Digest {
         self.key.0
+    }
+
+    /// What a check of the whole blob found, once it was made.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.check.verdict()
     }
 }
 
@@ -76,15 +88,17 @@ impl SharedLayers {
         if let Some(known) = held.get_mut(&key) {
             known.source.add(ready.source)?;
             known.holders += 1;
-            return Ok(OpenLayer { key, layer: Arc::clone(&known.layer) });
+            let (layer, check) = (Arc::clone(&known.layer), Arc::clone(&known.check));
+            return Ok(OpenLayer { key, layer, check });
         }
         let source = FallbackSource::new(ready.source);
+        let check = WholeCheck::begin(&self.parts, &ready.index, &source, ready.tail).await;
         let mut builder = Layer::builder()
-            .source(Arc::new(source.clone()))
+            .source(check.source())
             .index(ready.index)
             .store(Arc::clone(&self.parts.store))
             .scheduler(Arc::clone(&self.parts.scheduler))
-            .access(Arc::<Driver>::clone(&self.parts.driver))
+            .access(check.access())
             .workers(self.parts.workers.clone())
             .read_config(self.parts.read);
         for cache in &self.parts.caches {
@@ -94,14 +108,16 @@ impl SharedLayers {
             builder = builder.prefetch(policy);
         }
         let layer = Arc::new(builder.build().await?);
+        check.watch(&layer);
         // Before it is mounted: prefetch does not wait for the mount.
         self.parts.driver.add_layer(layer.view(), layer.take_prefetchers());
-        held.insert(key, Held { layer: Arc::clone(&layer), source, holders: 1 });
+        let open = OpenLayer { key, layer: Arc::clone(&layer), check: Arc::clone(&check) };
+        held.insert(key, Held { layer, source, check, holders: 1 });
         drop(held);
         if let Some(learned) = ready.learned {
             learned.keep(&*self.parts.store, toc).await;
         }
-        Ok(OpenLayer { key, layer })
+        Ok(open)
     }
 
     fn policies(&self, prefetch: u64) -> Vec<Box<dyn Prefetcher>> {
@@ -124,6 +140,7 @@ impl SharedLayers {
         held.remove(&layer.key);
         let toc = layer.toc();
         self.parts.driver.remove_layer(toc);
+        layer.check.end().await;
         layer.layer.close().await;
         let twin = held.keys().any(|(other, _)| *other == toc);
         // Within the lock: a layer that is opened again meanwhile would lose its new image.

@@ -1,10 +1,10 @@
 //! One snapshot that shows a layer, and how it fares.
 use std::{path::PathBuf, sync::Arc};
 
-use bolide_core::{Error, Mounted};
+use bolide_core::{Digest, Error, Mounted};
 use parking_lot::Mutex;
 
-use super::shared::OpenLayer;
+use super::{shared::OpenLayer, whole::Verdict};
 use crate::{LayerReport, labels::RemoteLayerRequest};
 
 /// A layer that is mounted.
@@ -63,6 +63,19 @@ impl Slot {
         Some(shown)
     }
 
+    /// Whether a check found the layer that the image names. A snapshot's name says its diffID, with
+    /// that of its parent (image-spec, "Layer `ChainID`"); other names say nothing.
+    fn agrees(&self, verdict: &Verdict) -> bool {
+        let Verdict::Checked { diff_id, disagreements } = verdict else { return false };
+        let parent = self.request.parent.rsplit('/').next().unwrap_or_default();
+        let chain = match parent {
+            "" => *diff_id,
+            parent => Digest::of(format!("{parent} {diff_id}").as_bytes()),
+        };
+        let named = self.request.target.parse::<Digest>().ok();
+        disagreements.is_empty() && named.is_none_or(|named| named == chain)
+    }
+
     pub(super) fn report(&self) -> LayerReport {
         let request = &self.request;
         let report = LayerReport {
@@ -85,6 +98,7 @@ impl Slot {
                     fetched_bytes: status.fetched_bytes,
                     present_bytes: status.presence.bytes,
                     total_bytes: status.presence.bytes_total,
+                    whole: shown.layer.verdict().map(|verdict| self.agrees(&verdict)),
                     error: status.error,
                     ..report
                 }

@@ -69,6 +69,23 @@ fn layer(content: &[u8]) -> (MemoryBlob, Digest) {
     (MemoryBlob::new(blob), report.toc_digest)
 }
 
+impl Running {
+    /// The report of the only layer, once `done` holds of it.
+    async fn report_when(&self, done: impl Fn(&LayerReport) -> bool) -> LayerReport {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let seen = async {
+            loop {
+                let report = self.layers.status().remove(0);
+                if done(&report) {
+                    return report;
+                }
+                ticks.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen).await.expect("it does in time")
+    }
+}
+
 struct Bench {
     dir: tempfile::TempDir,
     shelf: Shelf,
@@ -94,7 +111,10 @@ impl Running {
 impl Bench {
     /// Two layers of one image.
     fn new() -> Self {
-        let made = [layer(b"lower"), layer(b"upper")];
+        Self::of([layer(b"lower"), layer(b"upper")])
+    }
+
+    fn of(made: [(MemoryBlob, Digest); 2]) -> Self {
         let digests: Vec<_> = made.iter().map(|(blob, _)| blob.digest()).collect();
         let request = |at: usize, toc: Digest| RemoteLayerRequest {
             target: format!("chain-{at}"),
@@ -123,7 +143,11 @@ impl Bench {
     async fn run_with(&self, change: impl FnOnce(&mut LayerOptions)) -> Running {
         let root = self.dir.path().join("store");
         let store = DiskLayerStore::open(root, DiskLayerConfig::default()).await.expect("store");
-        let driver = Driver::start(DriverConfig::default());
+        let driver = Driver::start(DriverConfig {
+            // Nobody reads here, so nothing is waited for.
+            background_delay: Duration::ZERO,
+            ..DriverConfig::default()
+        });
         let parts = LayerParts {
             places: Arc::new(self.shelf.clone()),
             store: Arc::<DiskLayerStore>::clone(&store),
@@ -140,9 +164,20 @@ impl Bench {
             background: false,
             fallback_prefetch: 0,
             prefetch_wait: Duration::ZERO,
+            spool: None,
         };
         change(&mut options);
         Running { layers: NodeLayers::new(parts, options), store, driver }
+    }
+
+    /// A node that fetches everything and checks it.
+    async fn run_whole(&self) -> Running {
+        let spool = self.dir.path().to_owned();
+        self.run_with(|options| {
+            options.background = true;
+            options.spool = Some(spool);
+        })
+        .await
     }
 
     fn target(&self, id: &str) -> PathBuf {
@@ -282,4 +317,54 @@ async fn an_id_is_one_layer_on_one_target() {
     }
     assert_eq!(bench.mounter.mounted(), ["1"]);
     node.end().await;
+}
+
+#[tokio::test]
+async fn a_layer_fetched_whole_is_checked_once() {
+    let bench = Bench::new();
+    let blob = &bench.shelf.blobs[&bench.requests[0].layer_digest];
+    let (tar, _) = unpacked(blob).await;
+    let request =
+        RemoteLayerRequest { target: Digest::of(&tar).to_string(), ..bench.requests[0].clone() };
+    let node = bench.run_whole().await;
+    node.layers.mount("1", &request, &bench.target("1")).await.expect("mounts");
+    let report = node.report_when(|report| report.whole.is_some()).await;
+    assert_eq!((report.whole, report.present_bytes), (Some(true), report.total_bytes));
+    node.end().await;
+    let node = bench.run_whole().await;
+    node.layers.restore("1", &request, &bench.target("1")).await.expect("restores");
+    assert_eq!(node.layers.status()[0].whole, Some(true), "it is remembered");
+    node.end().await;
+    // The same blob under the name of another layer.
+    let node = bench.run_whole().await;
+    let misnamed = RemoteLayerRequest { target: Digest::of(b"x").to_string(), ..request };
+    node.layers.mount("2", &misnamed, &bench.target("2")).await.expect("mounts");
+    assert_eq!(node.layers.status()[0].whole, Some(false));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_what_its_digest_says_is_never_called_whole() {
+    let (blob, toc) = layer(b"content");
+    // The registry sends these bytes under another digest; chunks and TOC are right.
+    let lie = Digest::of(b"what the manifest names");
+    let (_, bytes) = unpacked(&blob).await;
+    let bench = Bench::of([(MemoryBlob::with_digest(bytes, lie), toc), layer(b"other")]);
+    let node = bench.run_whole().await;
+    node.layers.mount("1", &bench.requests[0], &bench.target("1")).await.expect("mounts");
+    let report = node.report_when(|report| report.whole.is_some()).await;
+    assert_eq!(report.whole, Some(false));
+    node.layers.unmount("1").await.expect("unmounts");
+    node.end().await;
+}
+
+/// A blob's tar, and its own bytes.
+async fn unpacked(blob: &MemoryBlob) -> (Vec<u8>, Vec<u8>) {
+    use std::io::Read as _;
+    let whole = bolide_core::ByteRange::new(0..blob.size()).expect("not empty");
+    let read = blob.read_at(whole, bolide_core::ReadOptions::default());
+    let bytes = read.await.expect("memory").to_vec();
+    let mut tar = Vec::new();
+    flate2::bufread::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut tar).expect("gzip");
+    (tar, bytes)
 }
