@@ -15,9 +15,14 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, transport::Server};
+use tracing::{Instrument as _, Span};
 
 use self::status::status;
-use crate::{lifecycle::Snapshot, service::SnapshotService};
+use crate::{
+    labels::{self, Labels},
+    lifecycle::Snapshot,
+    service::SnapshotService,
+};
 
 /// Largest request, in bytes: a snapshot has tens of labels of at most 4 KiB.
 const MAX_REQUEST: usize = 4 << 20;
@@ -62,13 +67,14 @@ impl Calls {
     /// would have to be cleaned up.
     async fn run<T, F>(
         &self,
+        span: Span,
         operation: impl FnOnce(Arc<SnapshotService>) -> F,
     ) -> Result<T, Status>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let running = self.tasks.spawn(operation(Arc::clone(&self.service)));
+        let running = self.tasks.spawn(operation(Arc::clone(&self.service)).instrument(span));
         let done = running.await.unwrap_or_else(|error| {
             Err(Error::new(ErrorKind::Unexpected, "grpc::run", error.to_string()))
         });
@@ -87,7 +93,9 @@ impl Snapshots for Calls {
     ) -> Result<Response<api::PrepareSnapshotResponse>, Status> {
         let api::PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let labels = convert::labels(labels);
-        let mounts = self.run(async move |service| service.prepare(&key, &parent, labels).await);
+        let span = tracing::info_span!("prepare", key, parent, target = target(&labels));
+        let mounts =
+            self.run(span, async move |service| service.prepare(&key, &parent, labels).await);
         let mounts = convert::mounts(mounts.await?);
         Ok(Response::new(api::PrepareSnapshotResponse { mounts }))
     }
@@ -98,7 +106,8 @@ impl Snapshots for Calls {
     ) -> Result<Response<api::ViewSnapshotResponse>, Status> {
         let api::ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let labels = convert::labels(labels);
-        let mounts = self.run(async move |service| service.view(&key, &parent, labels).await);
+        let span = tracing::debug_span!("view", key, parent);
+        let mounts = self.run(span, async move |service| service.view(&key, &parent, labels).await);
         let mounts = convert::mounts(mounts.await?);
         Ok(Response::new(api::ViewSnapshotResponse { mounts }))
     }
@@ -108,7 +117,8 @@ impl Snapshots for Calls {
         request: Request<api::MountsRequest>,
     ) -> Result<Response<api::MountsResponse>, Status> {
         let key = request.into_inner().key;
-        let mounts = self.run(async move |service| service.mounts(&key).await).await?;
+        let span = tracing::debug_span!("mounts", key);
+        let mounts = self.run(span, async move |service| service.mounts(&key).await).await?;
         Ok(Response::new(api::MountsResponse { mounts: convert::mounts(mounts) }))
     }
 
@@ -118,7 +128,9 @@ impl Snapshots for Calls {
     ) -> Result<Response<()>, Status> {
         let api::CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
         let labels = convert::labels(labels);
-        self.run(async move |service| service.commit(&key, &name, &parent, labels).await).await?;
+        let span = tracing::debug_span!("commit", key, name);
+        self.run(span, async move |service| service.commit(&key, &name, &parent, labels).await)
+            .await?;
         Ok(Response::new(()))
     }
 
@@ -127,7 +139,8 @@ impl Snapshots for Calls {
         request: Request<api::RemoveSnapshotRequest>,
     ) -> Result<Response<()>, Status> {
         let key = request.into_inner().key;
-        self.run(async move |service| service.remove(&key).await).await.map(Response::new)
+        let span = tracing::debug_span!("remove", key);
+        self.run(span, async move |service| service.remove(&key).await).await.map(Response::new)
     }
 
     async fn stat(
@@ -135,7 +148,8 @@ impl Snapshots for Calls {
         request: Request<api::StatSnapshotRequest>,
     ) -> Result<Response<api::StatSnapshotResponse>, Status> {
         let key = request.into_inner().key;
-        let snapshot = self.run(async move |service| service.stat(&key).await).await?;
+        let span = tracing::debug_span!("stat", key);
+        let snapshot = self.run(span, async move |service| service.stat(&key).await).await?;
         Ok(Response::new(api::StatSnapshotResponse { info: Some(convert::info(snapshot)) }))
     }
 
@@ -146,7 +160,9 @@ impl Snapshots for Calls {
         let api::UpdateSnapshotRequest { info, update_mask, .. } = request.into_inner();
         let api::Info { name, labels, .. } = info.unwrap_or_default();
         let (labels, paths) = (convert::labels(labels), update_mask.unwrap_or_default().paths);
-        let snapshot = self.run(async move |service| service.update(&name, labels, paths).await);
+        let span = tracing::debug_span!("update", name);
+        let snapshot =
+            self.run(span, async move |service| service.update(&name, labels, paths).await);
         let info = convert::info(snapshot.await?);
         Ok(Response::new(api::UpdateSnapshotResponse { info: Some(info) }))
     }
@@ -156,7 +172,8 @@ impl Snapshots for Calls {
         request: Request<api::ListSnapshotsRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
         let filters = request.into_inner().filters;
-        let found = self.run(async move |service| service.list(&filters).await).await?;
+        let span = tracing::debug_span!("list", filters = filters.len());
+        let found = self.run(span, async move |service| service.list(&filters).await).await?;
         Ok(Response::new(Box::pin(iter(pages(found).map(Ok)))))
     }
 
@@ -165,7 +182,8 @@ impl Snapshots for Calls {
         request: Request<api::UsageRequest>,
     ) -> Result<Response<api::UsageResponse>, Status> {
         let key = request.into_inner().key;
-        let usage = self.run(async move |service| service.usage(&key).await).await?;
+        let span = tracing::debug_span!("usage", key);
+        let usage = self.run(span, async move |service| service.usage(&key).await).await?;
         Ok(Response::new(convert::usage(usage)))
     }
 
@@ -173,8 +191,14 @@ impl Snapshots for Calls {
         &self,
         _request: Request<api::CleanupRequest>,
     ) -> Result<Response<()>, Status> {
-        self.run(async move |service| service.cleanup().await).await.map(Response::new)
+        let span = tracing::debug_span!("cleanup");
+        self.run(span, async move |service| service.cleanup().await).await.map(Response::new)
     }
+}
+
+/// The layer that a Prepare asks to be shown lazily, if it does.
+fn target(labels: &Labels) -> Option<&str> {
+    labels.get(labels::TARGET).map(String::as_str)
 }
 
 /// Messages of up to 100 snapshots; none where nothing was found.

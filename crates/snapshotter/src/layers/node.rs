@@ -5,7 +5,6 @@ use bolide_core::{Error, ErrorKind, MountRequest, Mounter, Result};
 use bolide_prefetch::Driver;
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument as _;
 
 use super::{
     LayerOptions, LayerParts, Places,
@@ -122,8 +121,7 @@ impl Inner {
             target: slot.target.clone(),
             options: self.options.mount.clone(),
         };
-        let span = tracing::info_span!("mount", mounter = self.mounter.name());
-        let mounted = match self.mounter.mount(mount).instrument(span).await {
+        let mounted = match self.mounter.mount(mount).await {
             Ok(mounted) => Arc::from(mounted),
             Err(error) => {
                 self.shared.give_back(layer, false).await;
