@@ -57,6 +57,8 @@ pub struct LazyLayer {
     pub present_bytes: u64,
     /// Uncompressed bytes in all.
     pub total_bytes: u64,
+    /// What shows it.
+    pub mounter: Option<String>,
 }
 
 /// A layer that fell back to a normal pull.
@@ -98,6 +100,11 @@ impl Daemon {
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.dir.join("root")
+    }
+
+    /// Number of its process, to look it up below `/proc`.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("bolide serve does not run")?.id())
     }
 
     /// Starts the daemon again after it was stopped or killed.
@@ -161,7 +168,7 @@ pub(crate) fn quoted(path: &Path) -> String {
 }
 
 /// The command under test with its first arguments.
-pub(crate) fn bolide<const N: usize>(arguments: [&str; N]) -> Result<Command> {
+pub fn bolide<const N: usize>(arguments: [&str; N]) -> Result<Command> {
     let mut command = Command::new(binary()?);
     command.args(arguments);
     Ok(command)
@@ -171,9 +178,9 @@ fn binary() -> Result<PathBuf> {
     from_environment("BOLIDE_E2E_BINARY")
 }
 
-/// A path that `cargo xtask e2e` hands over.
-pub(crate) fn from_environment(variable: &str) -> Result<PathBuf> {
+/// A path that `cargo xtask` hands over.
+pub fn from_environment(variable: &str) -> Result<PathBuf> {
     let path = std::env::var_os(variable);
-    let path = path.with_context(|| format!("{variable} is not set: run `cargo xtask e2e`"))?;
+    let path = path.with_context(|| format!("{variable} is not set: run through `cargo xtask`"))?;
     Ok(path.into())
 }
