@@ -59,6 +59,8 @@ pub struct LazyLayer {
     pub total_bytes: u64,
     /// Whether the whole blob was checked, and what it was found to be.
     pub whole: Option<bool>,
+    /// What shows it.
+    pub mounter: Option<String>,
 }
 
 /// A layer that fell back to a normal pull.
@@ -100,6 +102,11 @@ impl Daemon {
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.dir.join("root")
+    }
+
+    /// Number of its process, to look it up below `/proc`.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("bolide serve does not run")?.id())
     }
 
     /// Starts the daemon again after it was stopped or killed.
@@ -163,7 +170,7 @@ pub(crate) fn quoted(path: &Path) -> String {
 }
 
 /// The command under test with its first arguments.
-pub(crate) fn bolide<const N: usize>(arguments: [&str; N]) -> Result<Command> {
+pub fn bolide<const N: usize>(arguments: [&str; N]) -> Result<Command> {
     let mut command = Command::new(binary()?);
     command.args(arguments);
     Ok(command)
@@ -173,9 +180,9 @@ fn binary() -> Result<PathBuf> {
     from_environment("BOLIDE_E2E_BINARY")
 }
 
-/// A path that `cargo xtask e2e` hands over.
-pub(crate) fn from_environment(variable: &str) -> Result<PathBuf> {
+/// A path that `cargo xtask` hands over.
+pub fn from_environment(variable: &str) -> Result<PathBuf> {
     let path = std::env::var_os(variable);
-    let path = path.with_context(|| format!("{variable} is not set: run `cargo xtask e2e`"))?;
+    let path = path.with_context(|| format!("{variable} is not set: run through `cargo xtask`"))?;
     Ok(path.into())
 }

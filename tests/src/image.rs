@@ -112,12 +112,13 @@ fn chain(parent: &str, diff_id: &str) -> String {
 }
 
 /// Digest of bytes, as OCI writes it.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
 /// Digest of a file's content, as OCI writes it.
-pub(crate) fn sha256_of(path: &Path) -> Result<String> {
+pub fn sha256_of(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| path.display().to_string())?;
     let mut hasher = Hasher(Sha256::new());
     std::io::copy(&mut file, &mut hasher).with_context(|| path.display().to_string())?;
@@ -137,7 +138,9 @@ impl Write for Hasher {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing into a string cannot fail.

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::{
-    Containerd, Daemon, DaemonOptions, Image, Registry,
+    Containerd, Daemon, DaemonOptions, Image, MountsBelow, Registry,
     daemon::{bolide, from_environment},
-    detach_below, run,
+    run,
 };
 
 /// Converting a whole image in a debug build.
@@ -29,18 +29,6 @@ pub struct Lab {
     pub registry: Registry,
     mounts: MountsBelow,
     dir: TempDir,
-}
-
-/// Detaches what is left mounted when the daemons are gone, so the directory can be removed.
-#[derive(Debug)]
-struct MountsBelow(PathBuf);
-
-impl Drop for MountsBelow {
-    fn drop(&mut self) {
-        if let Err(error) = detach_below(&self.0) {
-            eprintln!("e2e: mounts are left: {error:#}");
-        }
-    }
 }
 
 impl Lab {

@@ -15,10 +15,10 @@ mod registry;
 mod tree;
 
 pub use containerd::Containerd;
-pub use daemon::{Daemon, DaemonOptions, LazyLayer, NotLazy, Status};
-pub use image::{Image, Layer};
+pub use daemon::{Daemon, DaemonOptions, LazyLayer, NotLazy, Status, bolide, from_environment};
+pub use image::{Image, Layer, hex, sha256, sha256_of};
 pub use lab::Lab;
-pub use mounts::{below as mounts_below, detach_below};
+pub use mounts::{MountsBelow, below as mounts_below, detach_below};
 pub use process::{Finished, Process, run};
 pub use registry::{Registry, Served};
 pub use tree::{Node, Tree};

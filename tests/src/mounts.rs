@@ -24,6 +24,18 @@ pub fn detach_below(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Detaches what is left mounted when the daemons are gone, so the directory can be removed.
+#[derive(Debug)]
+pub struct MountsBelow(pub PathBuf);
+
+impl Drop for MountsBelow {
+    fn drop(&mut self) {
+        if let Err(error) = detach_below(&self.0) {
+            eprintln!("e2e: mounts are left: {error:#}");
+        }
+    }
+}
+
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     table
         .split(|byte| *byte == b'\n')

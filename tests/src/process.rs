@@ -2,7 +2,7 @@
 use std::{
     fs::File,
     io::{Read as _, Seek as _},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use rustix::{
 /// How long a daemon may take to end by itself.
 const GRACE: Duration = Duration::from_secs(20);
 /// How often readiness is asked for while the process lives.
-const PROBE: Duration = Duration::from_millis(20);
+const PROBE: Duration = Duration::from_millis(2);
 
 /// A running program. Dropping it ends it.
 #[derive(Debug)]
@@ -39,7 +39,8 @@ impl Process {
                 .with_context(|| path.display().to_string())
         };
         command.stdin(Stdio::null()).stdout(log(out)?).stderr(log(err)?);
-        Self::adopt(name, command)
+        // An interrupt from the keyboard ends the test, which then ends its daemons in good order.
+        Self::adopt(name, command.process_group(0))
     }
 
     fn adopt(name: &str, command: &mut Command) -> Result<Self> {

@@ -106,6 +106,19 @@ impl Registry {
         Ok(parse_log(&text))
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests of any kind answered so far, whatever the answer.
+    pub fn requests(&self) -> Result<u64> {
+        let log = self.access_log();
+        let text = fs::read_to_string(&log).with_context(|| log.display().to_string())?;
+        Ok(text.matches(" HTTP/1.1\" ").count() as u64)
+    }
+
     /// Bytes sent so far of the layers of an image.
     pub fn layer_bytes_served(&self, image: &Image) -> Result<u64> {
         let served = self.served()?;

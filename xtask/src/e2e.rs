@@ -1,14 +1,10 @@
 //! The end-to-end tests: real containerd, registry, runc and kernel.
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde::Deserialize;
+use anyhow::{Result, bail, ensure};
 
 use crate::{
-    images, packages,
+    build, images, packages,
     shell::{self, cargo},
     tally::Tally,
 };
@@ -40,7 +36,7 @@ pub(crate) fn run_or_skip(root: &Path, tally: &mut Tally) -> Result<()> {
 }
 
 /// What the machine lacks and no package brings.
-fn obstacle() -> Option<&'static str> {
+pub(crate) fn obstacle() -> Option<&'static str> {
     if !packages::is_root() {
         return Some("containerd needs root; run as root");
     }
@@ -53,7 +49,7 @@ fn obstacle() -> Option<&'static str> {
 fn execute(root: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     packages::ensure()?;
     let layout = images::run(root)?;
-    let binary = build(root)?;
+    let binary = build::executable(root, "bolide-cli", "bolide", &[])?;
     let mut command = tests(root);
     command.args(filter);
     // One at a time: each has a containerd of its own, and some measure what the registry sends.
@@ -71,26 +67,4 @@ fn count(root: &Path) -> Result<u64> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let listed = String::from_utf8_lossy(&output.stdout);
     Ok(listed.lines().filter(|line| line.ends_with(": test")).count() as u64)
-}
-
-/// One line of `cargo build --message-format json`.
-#[derive(Debug, Deserialize)]
-struct Message {
-    executable: Option<PathBuf>,
-}
-
-/// Builds the command as it is tested, and says where it lies.
-fn build(root: &Path) -> Result<PathBuf> {
-    let mut command = cargo(root, &["build", "--package", "bolide-cli", "--bin", "bolide"]);
-    command.args(["--message-format", "json-render-diagnostics"]);
-    command.stderr(std::process::Stdio::inherit());
-    shell::announce(&command);
-    let output = shell::output(&mut command)?;
-    ensure!(output.status.success(), "bolide does not build");
-    let messages = String::from_utf8(output.stdout).context("messages of cargo")?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable)
-        .next_back()
-        .context("cargo built no executable")
 }

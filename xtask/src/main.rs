@@ -1,5 +1,7 @@
 //! Repository tasks: `cargo xtask --help`.
 #![forbid(unsafe_code)]
+mod bench;
+mod build;
 mod demo;
 mod deps;
 mod e2e;
@@ -43,6 +45,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measures cold starts and the file system, in release profile.
+    Bench {
+        /// `cold`, `fs` or `all`; `--runs N`; `--json`; `--write` for docs/BENCHMARKS.md.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Module docs, length of files and functions.
     Tidy,
     /// Compares dependencies between crates with the drawing in ARCHITECTURE.md.
@@ -59,6 +67,7 @@ fn main() -> Result<()> {
             Ok(writeln!(std::io::stdout(), "{}", images::run(&root)?.display())?)
         }
         Task::Demo { arguments } => demo::run(&root, &arguments),
+        Task::Bench { arguments } => bench::run(&root, &arguments),
         Task::Tidy => tidy::run(&root),
         Task::Deps => deps::run(&root),
     }

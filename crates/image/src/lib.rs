@@ -12,6 +12,7 @@ mod blob_reader;
 mod convert;
 mod inspect;
 mod layout;
+mod link;
 mod location;
 pub mod manifest;
 mod platform;
@@ -26,6 +27,7 @@ pub use inspect::{
     Annotation, Contents, Format, ImageReport, InspectOptions, LayerReport, Prefetch, inspect_image,
 };
 pub use layout::Layout;
+pub use link::{LinkCounters, LinkShape, ShapedLink};
 pub use location::Location;
 pub use platform::Platform;
 pub use server::{ServedCounters, ServerHandle, serve_layout};

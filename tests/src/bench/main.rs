@@ -1,0 +1,82 @@
+//! `cargo xtask bench`: what a cold start costs, and what the file system costs, beside the ordinary
+//! way on the same machine in the same run.
+#![forbid(unsafe_code)]
+
+mod cache;
+mod cold;
+mod content;
+mod fs;
+mod host;
+mod images;
+mod link;
+mod node;
+mod reads;
+mod record;
+mod report;
+mod spread;
+mod table;
+
+use std::{io::Write as _, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum};
+
+use crate::report::Document;
+
+#[derive(Debug, Parser)]
+#[command(name = "bolide-bench")]
+struct Arguments {
+    /// What to measure
+    #[arg(value_enum, default_value_t)]
+    what: What,
+    /// How often each figure is taken
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// Print one JSON document in place of the tables
+    #[arg(long)]
+    json: bool,
+    /// Replace the tables between the markers of the document
+    #[arg(long)]
+    write: bool,
+    /// The document
+    #[arg(long, value_name = "FILE", env = "BOLIDE_BENCH_DOCUMENT", hide_env = true)]
+    #[arg(default_value = "docs/BENCHMARKS.md")]
+    document: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// From an image in a registry to the end of a program
+    Cold,
+    /// A large layer: its mount, its metadata, its content
+    Fs,
+    /// Both
+    #[default]
+    All,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = link::runtime()?;
+    let mut document = Document::new(arguments.runs)?;
+    if arguments.what != What::Fs {
+        document.cold = Some(cold::measure(&runtime, arguments.runs)?);
+    }
+    if arguments.what != What::Cold {
+        document.fs = Some(fs::measure(arguments.runs)?);
+    }
+    let tables = table::render(&document);
+    if arguments.write {
+        let file = &arguments.document;
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        std::fs::write(file, table::replace(&text, &tables)?)?;
+    }
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &document)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(tables.as_bytes())?;
+    }
+    Ok(())
+}

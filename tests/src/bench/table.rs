@@ -1,0 +1,176 @@
+//! The document for people: Markdown that reads well in a terminal.
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    report::{Cold, Document, FileSystem},
+    spread::Spread,
+};
+
+const BEGIN: &str = "<!-- figures: begin, written by `cargo xtask bench all --write` -->\n";
+const END: &str = "<!-- figures: end -->";
+
+/// All tables of a run.
+pub(crate) fn render(document: &Document) -> String {
+    let Document { host, runs, cold, fs } = document;
+    let mut text = format!(
+        "Linux {}, {} CPUs, {} MiB of memory, {runs} runs: median (least to most).\n",
+        host.kernel, host.cpus, host.memory_mib
+    );
+    text.extend(cold.as_ref().map(render_cold));
+    text.extend(fs.as_ref().map(render_fs));
+    text
+}
+
+/// The text with other tables between its markers.
+pub(crate) fn replace(text: &str, tables: &str) -> Result<String> {
+    let (before, rest) = text.split_once(BEGIN).context("the document has no begin marker")?;
+    let (_, after) = rest.split_once(END).context("the document has no end marker")?;
+    Ok(format!("{before}{BEGIN}\n{tables}\n{END}{after}"))
+}
+
+fn render_cold(cold: &Cold) -> String {
+    let mut table = Table::new(&[
+        "way",
+        "pull s",
+        "create s",
+        "run s",
+        "total s",
+        "of overlayfs",
+        "MB",
+        "requests",
+        "connections",
+        "RSS MB",
+        "peak MB",
+    ]);
+    let whole = cold.modes.first().map_or(1.0, |mode| mode.total.median);
+    for mode in &cold.modes {
+        let optional = |figure: &Option<Spread>| figure.as_ref().map_or_else(String::new, shown);
+        table.row(vec![
+            mode.name.clone(),
+            shown(&mode.pull),
+            shown(&mode.create),
+            shown(&mode.run),
+            shown(&mode.total),
+            format!("{:.2}", mode.total.median / whole),
+            shown(&mode.received),
+            shown(&mode.requests),
+            shown(&mode.connections),
+            optional(&mode.rss),
+            optional(&mode.peak),
+        ]);
+    }
+    format!(
+        "\nCold start of the python image, {:.1} MB compressed, over {}; mounter {}.\n\n{}\n\
+         Floor {:.2} s = warm start {} s + {:.2} MB of files that the program opens + 3 round \
+         trips.\n",
+        cold.image_mb,
+        cold.link,
+        cold.mounter,
+        table.render(),
+        cold.floor,
+        shown(&cold.warm),
+        cold.needed_mb,
+    )
+}
+
+fn render_fs(fs: &FileSystem) -> String {
+    let mut table = Table::new(&["figure", "unit", &fs.mounter, &fs.beside]);
+    for figure in &fs.figures {
+        let side = |spread: &Option<Spread>| spread.as_ref().map_or_else(String::new, shown);
+        table.row(vec![
+            figure.name.clone(),
+            figure.unit.to_owned(),
+            side(&figure.bolide),
+            side(&figure.directory),
+        ]);
+    }
+    format!(
+        "\nA layer of {} files, one of {} MiB, over loopback; mounter {}.\n\n{}",
+        fs.files,
+        fs.large_mib,
+        fs.mounter,
+        table.render()
+    )
+}
+
+fn shown(spread: &Spread) -> String {
+    let Spread { median, min, max, .. } = spread;
+    format!("{} ({} to {})", number(*median), number(*min), number(*max))
+}
+
+/// Three digits that count.
+fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 99.95 => format!("{value:.0}"),
+        middle if middle >= 9.995 => format!("{value:.1}"),
+        small if small >= 0.0995 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Cells as wide as the widest of their column.
+#[derive(Debug)]
+struct Table(Vec<Vec<String>>);
+
+impl Table {
+    fn new(head: &[&str]) -> Self {
+        Self(vec![head.iter().map(|&cell| cell.to_owned()).collect()])
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.0.push(cells);
+    }
+
+    fn render(&self) -> String {
+        let columns = self.0.iter().map(Vec::len).max().unwrap_or_default();
+        let width = |column: usize| {
+            let cells = self.0.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        let widths: Vec<_> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for (at, row) in self.0.iter().enumerate() {
+            for (cell, width) in row.iter().zip(&widths) {
+                // Writing into a string cannot fail.
+                let _ = write!(text, "| {cell:<width$} ");
+            }
+            text.push_str("|\n");
+            if at == 0 {
+                for width in &widths {
+                    let _ = write!(text, "|{:-<1$}", "", width + 2);
+                }
+                text.push_str("|\n");
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["a", "long"]);
+        table.row(vec!["wide".into(), "b".into()]);
+        assert_eq!(table.render(), "| a    | long |\n|------|------|\n| wide | b    |\n");
+    }
+
+    #[test]
+    fn only_what_lies_between_the_markers_is_replaced() {
+        let text = format!("before\n{BEGIN}old\n{END}\nafter\n");
+        let replaced = replace(&text, "new\n").expect("markers");
+        assert_eq!(replaced, format!("before\n{BEGIN}\nnew\n\n{END}\nafter\n"));
+        assert_eq!(replace(&replaced, "new\n").expect("markers"), replaced);
+        assert!(replace("none", "new").is_err());
+    }
+
+    #[test]
+    fn three_digits() {
+        let shown = [0.01234, 1.234, 12.34, 1234.5].map(number);
+        assert_eq!(shown, ["0.012", "1.23", "12.3", "1234"]);
+    }
+}
