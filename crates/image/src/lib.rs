@@ -8,6 +8,7 @@
 mod blob_reader;
 mod convert;
 mod layout;
+mod link;
 mod location;
 pub mod manifest;
 mod platform;
@@ -17,6 +18,7 @@ mod source;
 
 pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Progress, convert_image};
 pub use layout::Layout;
+pub use link::{LinkCounters, LinkShape, ShapedLink};
 pub use location::Location;
 pub use platform::Platform;
 pub use server::{ServedCounters, ServerHandle, serve_layout};
