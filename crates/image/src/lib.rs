@@ -15,6 +15,7 @@ mod platform;
 mod server;
 mod sink;
 mod source;
+mod unpack;
 
 pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Progress, convert_image};
 pub use layout::Layout;
@@ -24,3 +25,4 @@ pub use platform::Platform;
 pub use server::{ServedCounters, ServerHandle, serve_layout};
 pub use sink::ImageSink;
 pub use source::ImageSource;
+pub use unpack::{UnpackOptions, Unpacked, unpack_layer};
