@@ -2,9 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod config;
 mod convert;
 mod output;
+mod registry;
+mod serve;
 mod size;
+mod status;
+mod surroundings;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,11 @@ pub(crate) fn line(text: &str) -> Result<()> {
     write(format!("{text}\n").as_bytes())
 }
 
+/// Prints text that ends its own lines.
+pub(crate) fn text(text: &str) -> Result<()> {
+    write(text.as_bytes())
+}
+
 /// A reader that went away, such as `head`, has what it wanted.
 fn write(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();

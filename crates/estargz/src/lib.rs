@@ -23,5 +23,7 @@ mod toc;
 pub use build::{BuildOptions, BuildReport, Spool, convert_layer};
 pub use footer::Footer;
 pub use index::EstargzIndex;
-pub use open::{BlobFacts, LayerFormat, OpenedLayer, TAIL_HINT, TocTrust, open_layer};
+pub use open::{
+    BlobFacts, LayerFormat, OpenedLayer, RawToc, TAIL_HINT, TocTrust, open_layer, read_toc,
+};
 pub use toc::TocEntry;

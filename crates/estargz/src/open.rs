@@ -55,21 +55,49 @@ pub struct OpenedLayer {
     pub facts: BlobFacts,
 }
 
+/// A TOC as it lies in its blob: compressed, and believed by nobody yet.
+#[derive(Clone, Debug)]
+pub struct RawToc {
+    compressed: Bytes,
+    facts: BlobFacts,
+}
+
+impl RawToc {
+    /// What was learned of the blob.
+    #[must_use]
+    pub fn facts(&self) -> BlobFacts {
+        self.facts
+    }
+
+    /// Inflates, verifies and indexes the TOC. That takes processor time in proportion to the files
+    /// of the layer, so a caller on a runtime runs it where it may block.
+    ///
+    /// `Corrupt` when it is not the trusted one, `Malformed` when it breaks a rule of the format,
+    /// `Exhausted` when it is too large.
+    pub fn index(self, trust: TocTrust) -> Result<OpenedLayer> {
+        let Self { compressed, facts } = self;
+        let toc = extract(&compressed).map_err(|error| error.with_context("blob", facts.blob))?;
+        let toc = Bytes::from(toc);
+        let index = Arc::new(EstargzIndex::from_toc(&toc, trust, &facts)?);
+        Ok(OpenedLayer { index, toc, facts })
+    }
+}
+
 /// Reads footer and TOC of an opened blob, from its tail where that holds them.
 ///
-/// `Unsupported` when the blob is no eStargz, `Corrupt` when its TOC is not the trusted one,
-/// `Malformed` when it breaks a rule of the format.
-pub async fn open_layer(opened: &OpenedBlob, trust: TocTrust) -> Result<OpenedLayer> {
+/// `Unsupported` when the blob is no eStargz, `Malformed` when its footer points outside it,
+/// `Exhausted` when the TOC is too large.
+pub async fn read_toc(opened: &OpenedBlob) -> Result<RawToc> {
     let source = &opened.source;
-    let in_blob = |error: Error| error.with_context("blob", source.digest());
     let footer = read_footer(opened).await?;
     let member_end = source.size() - footer.size() as u64;
     let member = ByteRange::new(footer.toc_offset()..member_end)?;
     if member.len() > format::MAX_TOC_BYTES {
-        return Err(in_blob(too_large().with_context("compressed", member.len())));
+        return Err(too_large()
+            .with_context("compressed", member.len())
+            .with_context("blob", source.digest()));
     }
     let compressed = read(opened, member).await?;
-    let toc = Bytes::from(extract(&compressed).map_err(in_blob)?);
     let format = match footer {
         Footer::Estargz { .. } => LayerFormat::Estargz,
         Footer::Legacy { .. } => LayerFormat::LegacyStargz,
@@ -80,8 +108,13 @@ pub async fn open_layer(opened: &OpenedBlob, trust: TocTrust) -> Result<OpenedLa
         toc_offset: footer.toc_offset(),
         format,
     };
-    let index = Arc::new(EstargzIndex::from_toc(&toc, trust, &facts)?);
-    Ok(OpenedLayer { index, toc, facts })
+    Ok(RawToc { compressed, facts })
+}
+
+/// [`read_toc`] and [`RawToc::index`] in one, on the thread of the caller: for tools and small
+/// layers. Fails as they do.
+pub async fn open_layer(opened: &OpenedBlob, trust: TocTrust) -> Result<OpenedLayer> {
+    read_toc(opened).await?.index(trust)
 }
 
 /// The footer, from the tail or, when none was asked for, from the blob.

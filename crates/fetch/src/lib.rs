@@ -25,6 +25,6 @@ pub use registry::{
     ManifestDoc, PlainHttp, RegistryClient, RegistryConfig, RegistrySource, Repository,
 };
 pub use wrap::{
-    LazySource, LimitSource, Meter, MeteredSource, RetryPolicy, RetrySource, TimeoutSource,
-    WrapOpener,
+    FallbackSource, LazySource, LimitSource, Meter, MeteredSource, RetryPolicy, RetrySource,
+    TimeoutSource, WrapOpener,
 };

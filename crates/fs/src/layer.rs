@@ -5,6 +5,7 @@ use bolide_core::{
     AccessSink, BlobSource, ChunkCache, Error, ErrorKind, LayerStatus, LayerStore, LayerView,
     Prefetcher, Result, Scheduler, StatusSource as _, TocIndex, memory::DirectScheduler,
 };
+use parking_lot::Mutex;
 
 use crate::read::{Parts, Pipeline, ReadConfig, WorkerPool};
 
@@ -13,7 +14,8 @@ use crate::read::{Parts, Pipeline, ReadConfig, WorkerPool};
 pub struct Layer {
     view: LayerView,
     pipeline: Pipeline,
-    prefetchers: Vec<Box<dyn Prefetcher>>,
+    /// Behind a lock because policies need not be shareable, and a layer is.
+    prefetchers: Mutex<Vec<Box<dyn Prefetcher>>>,
 }
 
 impl Layer {
@@ -36,8 +38,8 @@ impl Layer {
     }
 
     /// The prefetch policies it was given, for the driver that serves its image. Once.
-    pub fn take_prefetchers(&mut self) -> Vec<Box<dyn Prefetcher>> {
-        std::mem::take(&mut self.prefetchers)
+    pub fn take_prefetchers(&self) -> Vec<Box<dyn Prefetcher>> {
+        std::mem::take(&mut *self.prefetchers.lock())
     }
 
     /// Stops fetches under way and waits for their end. Call it once nothing reads the layer any
@@ -149,7 +151,7 @@ impl LayerBuilder {
             image,
             status: reader,
         };
-        Ok(Layer { view, pipeline, prefetchers: self.prefetchers })
+        Ok(Layer { view, pipeline, prefetchers: Mutex::new(self.prefetchers) })
     }
 }
 

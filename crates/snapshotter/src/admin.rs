@@ -70,7 +70,7 @@ pub struct NotLazy {
 }
 
 /// Tells a daemon's status.
-pub(crate) trait StatusProvider: Send + Sync + 'static {
+pub trait StatusProvider: Send + Sync + 'static {
     /// The status at this moment.
     fn report(&self) -> StatusReport;
 }
@@ -121,7 +121,7 @@ async fn read<T: serde::de::DeserializeOwned>(
 }
 
 /// Serves a bound admin socket until `stop`, and ends when the last connection has.
-pub(crate) async fn serve(
+pub async fn serve(
     listener: UnixListener,
     provider: Arc<dyn StatusProvider>,
     stop: CancellationToken,

@@ -73,6 +73,7 @@ impl RemoteLayerRequest {
     /// `Malformed` when the labels ask for one and do not name a layer: the message is the reason
     /// the snapshot is not lazy. Hints (prefetch size, other layers) that cannot be read are left
     /// out.
+    #[must_use]
     pub fn from_labels(parent: &str, labels: &Labels) -> Option<Result<Self>> {
         let target = labels.get(TARGET).filter(|target| !target.is_empty())?;
         Some(Self::named(target, parent, labels))
@@ -109,7 +110,24 @@ impl RemoteLayerRequest {
     }
 }
 
-fn missing() -> Error {
+/// Whether a label is this service's word on a snapshot, which no client may say.
+pub(crate) fn is_mark(key: &str) -> bool {
+    key == REMOTE || key == NOT_LAZY
+}
+
+/// Labels as a client may give them.
+pub(crate) fn without_marks(mut labels: Labels) -> Labels {
+    labels.retain(|key, _| !is_mark(key));
+    labels
+}
+
+/// Whether a label may be one that says which layer is mounted.
+pub(crate) fn names_layer(key: &str) -> bool {
+    key == TARGET || key.starts_with("containerd.io/snapshot/")
+}
+
+/// The error of labels that do not name a layer.
+pub(crate) fn missing() -> Error {
     Error::new(
         ErrorKind::Malformed,
         "labels::parse",

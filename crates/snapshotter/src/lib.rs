@@ -1,22 +1,26 @@
 //! containerd's view: the remote snapshotter.
+//!
+//! [`grpc`] speaks containerd's protocol on a socket and asks the [`SnapshotService`] behind it,
+//! which keeps metadata in a [`SnapshotStore`] and has lazy layers mounted by [`RemoteLayers`].
 #![forbid(unsafe_code)]
-#![allow(
-    dead_code,
-    unused_imports,
-    clippy::all,
-    clippy::pedantic,
-    reason = "parts of a service that is not there yet; they are finished with it"
-)]
 
 pub mod admin;
+pub mod assembly;
+mod blocking;
 pub mod config;
+pub mod daemon;
 mod filters;
+pub mod grpc;
 pub mod labels;
-mod lifecycle;
+pub mod layers;
+pub mod lifecycle;
 mod mounts;
 mod remote;
+mod service;
 mod store;
 
 pub use config::Config;
 pub use labels::RemoteLayerRequest;
 pub use remote::{LayerReport, MountedInfo, RemoteLayers};
+pub use service::SnapshotService;
+pub use store::{Lineage, RedbStore, SnapshotStore};

@@ -9,7 +9,7 @@ use crate::labels::{self, Labels};
 /// What kind of snapshot it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Shows its parent, read-only.
     View,
     /// May be written to.
@@ -20,7 +20,8 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The word filters know it by.
-    pub(crate) const fn name(self) -> &'static str {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::View => "view",
             Self::Active => "active",
@@ -31,53 +32,59 @@ impl Kind {
 
 /// What a snapshot occupies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Bytes on disk.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Inodes.
-    pub(crate) inodes: u64,
+    pub inodes: u64,
 }
 
 /// One snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Snapshot {
+pub struct Snapshot {
     /// Names its directory; never used twice.
-    pub(crate) id: u64,
+    pub id: u64,
     /// Key while it is active or a view, name once it is committed.
-    pub(crate) name: String,
+    pub name: String,
     /// Name of its parent; empty for none.
-    pub(crate) parent: String,
+    pub parent: String,
     /// Kind.
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// When it was made, or committed.
-    pub(crate) created: SystemTime,
+    pub created: SystemTime,
     /// When it was last changed.
-    pub(crate) updated: SystemTime,
+    pub updated: SystemTime,
     /// Labels.
-    pub(crate) labels: Labels,
+    pub labels: Labels,
     /// What it occupied when it was committed.
-    pub(crate) usage: Usage,
+    pub usage: Usage,
 }
 
 impl Snapshot {
     /// Whether its content is mounted lazily.
-    pub(crate) fn is_remote(&self) -> bool {
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
         self.kind == Kind::Committed && self.labels.contains_key(labels::REMOTE)
     }
 }
 
 /// What a new snapshot is to be.
 #[derive(Clone, Debug)]
-pub(crate) struct NewSnapshot {
-    pub(crate) id: u64,
-    pub(crate) name: String,
-    pub(crate) parent: String,
-    pub(crate) kind: Kind,
-    pub(crate) labels: Labels,
+pub struct NewSnapshot {
+    /// Id of it, fresh from [`next_id`](crate::SnapshotStore::next_id).
+    pub id: u64,
+    /// Key, or name if it is committed from the start.
+    pub name: String,
+    /// Name of its parent; empty for none.
+    pub parent: String,
+    /// Kind. What is committed from the start is a lazy layer.
+    pub kind: Kind,
+    /// Labels.
+    pub labels: Labels,
 }
 
 /// Makes a snapshot, given what holds its name and what its parent is.
-pub(crate) fn create(
+pub fn create(
     new: NewSnapshot,
     holder: Option<&Snapshot>,
     parent: Option<&Snapshot>,
@@ -86,10 +93,10 @@ pub(crate) fn create(
     if new.name.is_empty() {
         return Err(Error::new(ErrorKind::Malformed, CREATE, "a snapshot must have a key"));
     }
+    check_parent(&new.parent, parent)?;
     if let Some(holder) = holder {
         return Err(exists(holder));
     }
-    check_parent(&new.parent, parent)?;
     let NewSnapshot { id, name, parent, kind, labels } = new;
     let (created, updated, usage) = (now, now, Usage::default());
     let labels = kept(labels);
@@ -97,7 +104,7 @@ pub(crate) fn create(
 }
 
 /// A parent that is named must exist and be committed.
-pub(crate) fn check_parent(name: &str, parent: Option<&Snapshot>) -> Result<()> {
+pub fn check_parent(name: &str, parent: Option<&Snapshot>) -> Result<()> {
     match parent {
         None if name.is_empty() => Ok(()),
         None => Err(Error::new(ErrorKind::NotFound, CREATE, "the parent snapshot does not exist")
@@ -112,7 +119,7 @@ pub(crate) fn check_parent(name: &str, parent: Option<&Snapshot>) -> Result<()> 
 }
 
 /// Turns an active snapshot into a committed one. Its labels are replaced, not inherited.
-pub(crate) fn commit(
+pub fn commit(
     active: Snapshot,
     name: &str,
     holder: Option<&Snapshot>,
@@ -146,7 +153,7 @@ pub(crate) fn commit(
 }
 
 /// Whether a snapshot may go. Garbage collection relies on the refusal.
-pub(crate) fn check_remove(snapshot: &Snapshot, child: Option<&str>) -> Result<()> {
+pub fn check_remove(snapshot: &Snapshot, child: Option<&str>) -> Result<()> {
     let Some(child) = child else { return Ok(()) };
     Err(Error::new(
         ErrorKind::FailedPrecondition,
@@ -158,7 +165,7 @@ pub(crate) fn check_remove(snapshot: &Snapshot, child: Option<&str>) -> Result<(
 }
 
 /// Whether a snapshot can be mounted.
-pub(crate) fn check_mountable(snapshot: &Snapshot) -> Result<()> {
+pub fn check_mountable(snapshot: &Snapshot) -> Result<()> {
     if snapshot.kind != Kind::Committed {
         return Ok(());
     }
@@ -170,23 +177,26 @@ pub(crate) fn check_mountable(snapshot: &Snapshot) -> Result<()> {
     .with_context("name", &snapshot.name))
 }
 
-/// Which labels an update changes: `paths` of a field mask; none of them means all labels.
-pub(crate) fn update(
-    mut snapshot: Snapshot,
+/// Which labels an update changes: `paths` of a field mask; none of them means all labels. The
+/// service's own marks stay as they are, and so do the labels a lazy layer is mounted by: without
+/// them it could not come back after a restart.
+pub fn update(
+    snapshot: Snapshot,
     mut wanted: Labels,
     paths: &[String],
     now: SystemTime,
 ) -> Result<Snapshot> {
+    let mut changed = snapshot.labels.clone();
     if paths.is_empty() {
-        snapshot.labels = std::mem::take(&mut wanted);
+        changed = std::mem::take(&mut wanted);
     }
     for path in paths {
         match path.strip_prefix("labels.") {
             Some(key) => match wanted.get(key) {
-                Some(value) => drop(snapshot.labels.insert(key.to_owned(), value.clone())),
-                None => drop(snapshot.labels.remove(key)),
+                Some(value) => drop(changed.insert(key.to_owned(), value.clone())),
+                None => drop(changed.remove(key)),
             },
-            None if path == "labels" => snapshot.labels.clone_from(&wanted),
+            None if path == "labels" => changed.clone_from(&wanted),
             None => {
                 return Err(Error::new(
                     ErrorKind::Malformed,
@@ -198,9 +208,11 @@ pub(crate) fn update(
             }
         }
     }
-    snapshot.labels = kept(snapshot.labels);
-    snapshot.updated = now;
-    Ok(snapshot)
+    let is_remote = snapshot.is_remote();
+    let is_fixed = |key: &str| labels::is_mark(key) || (is_remote && labels::names_layer(key));
+    changed.retain(|key, _| !is_fixed(key));
+    changed.extend(snapshot.labels.into_iter().filter(|(key, _)| is_fixed(key)));
+    Ok(Snapshot { labels: kept(changed), updated: now, ..snapshot })
 }
 
 /// As containerd stores labels: an empty value means none.
@@ -211,14 +223,17 @@ fn kept(labels: Labels) -> Labels {
 const CREATE: &str = "snapshots::create";
 const COMMIT: &str = "snapshots::commit";
 
-fn exists(holder: &Snapshot) -> Error {
+/// The error of a name that is taken.
+#[must_use]
+pub fn exists(holder: &Snapshot) -> Error {
     Error::new(ErrorKind::AlreadyExists, CREATE, "a snapshot of this name exists")
         .with_context("name", &holder.name)
         .with_context("kind", holder.kind.name())
 }
 
 /// The error of a name that nothing holds.
-pub(crate) fn missing(name: &str) -> Error {
+#[must_use]
+pub fn missing(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, "snapshots::get", "the snapshot does not exist")
         .with_context("name", name)
 }
@@ -266,6 +281,26 @@ mod tests {
     }
 
     #[test]
+    fn a_lazy_layer_keeps_what_it_is_mounted_by() {
+        let mut remote = snapshot("r", Kind::Committed);
+        for key in [labels::REMOTE, labels::TARGET, labels::TOC_DIGEST] {
+            remote.labels.insert(key.to_owned(), "kept".to_owned());
+        }
+        let before = remote.labels.clone();
+        let wanted = Labels::from([
+            (labels::TOC_DIGEST.to_owned(), "other".to_owned()),
+            ("c".to_owned(), "3".to_owned()),
+        ]);
+        let now = SystemTime::now();
+        let after = update(remote, wanted, &[], now).expect("updated").labels;
+        assert_eq!(after.get("c").map(String::as_str), Some("3"));
+        assert!(!after.contains_key("a"));
+        for key in [labels::REMOTE, labels::TARGET, labels::TOC_DIGEST] {
+            assert_eq!(after.get(key), before.get(key), "{key}");
+        }
+    }
+
+    #[test]
     fn masks_choose_labels() {
         let updated = |wanted: &[(&str, &str)], paths: &[&str]| {
             let wanted = wanted.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -279,6 +314,7 @@ mod tests {
         assert_eq!(updated(&[("c", "3"), ("a", "9")], &["labels.c"]).expect("one"), "a=1,b=2,c=3");
         assert_eq!(updated(&[], &["labels.a"]).expect("removed"), "b=2");
         assert_eq!(updated(&[("a", "")], &["labels.a"]).expect("removed"), "b=2");
+        assert_eq!(updated(&[(labels::REMOTE, "x")], &[]).expect("no client's label"), "");
         for path in ["parent", "kind", "name", "", "label"] {
             assert_eq!(kind_of(updated(&[], &[path])), ErrorKind::Malformed, "{path}");
         }

@@ -1,4 +1,5 @@
 //! Policies around any blob source: each is written and tested once.
+mod fallback;
 mod lazy;
 mod limit;
 mod metered;
@@ -6,6 +7,7 @@ mod opener;
 mod retry;
 mod timeout;
 
+pub use fallback::FallbackSource;
 pub use lazy::LazySource;
 pub use limit::LimitSource;
 pub use metered::{Meter, MeteredSource};

@@ -36,7 +36,8 @@ async fn every_wrapper_keeps_the_contract() {
     let blob = MemoryBlob::new(truth());
     let inner: Arc<dyn BlobSource> = Arc::new(blob.clone());
     let (digest, size) = (inner.digest(), inner.size());
-    let wrapped: [Arc<dyn BlobSource>; 5] = [
+    let wrapped: [Arc<dyn BlobSource>; 6] = [
+        Arc::new(FallbackSource::new(Arc::clone(&inner))),
         Arc::new(RetrySource::new(Arc::clone(&inner), RetryPolicy::default())),
         Arc::new(TimeoutSource::new(Arc::clone(&inner), Duration::from_mins(1))),
         Arc::new(LimitSource::new(Arc::clone(&inner), Arc::new(Semaphore::new(2)))),
@@ -131,4 +132,23 @@ async fn a_wrapped_opener_opens_and_reads() {
     conformance::blob_source::all(opened.source, truth()).await.expect("conforms");
     assert_eq!(permits.available_permits(), 1);
     assert!(meter.requests() > 1);
+}
+
+#[tokio::test]
+async fn another_place_goes_on_where_the_first_broke() {
+    let (first, second) = (faulty(SourceFault::Broken(u64::MAX)), faulty(SourceFault::None));
+    let source = FallbackSource::new(Arc::clone(&first) as _);
+    let error = source.read_at(whole(), options()).await.expect_err("one place, broken");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    source.add(Arc::clone(&second) as _).expect("the same blob");
+    let sent = first.bytes();
+    assert_eq!(source.read_at(whole(), options()).await.expect("the second has it"), truth());
+    assert_eq!(first.bytes() - sent + second.bytes(), 10_000, "nothing is asked for twice");
+}
+
+#[test]
+fn a_place_of_another_blob_is_refused() {
+    let source = FallbackSource::new(Arc::new(MemoryBlob::new(truth())));
+    let other = source.add(Arc::new(MemoryBlob::new(truth().slice(1..))));
+    assert_eq!(other.expect_err("another blob").kind(), ErrorKind::Corrupt);
 }

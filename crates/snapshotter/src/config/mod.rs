@@ -51,6 +51,7 @@ pub struct RegistrySettings {
 /// Tiers asked before the network.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[derive(Default)]
 pub struct CacheSettings {
     /// Bytes of chunks kept in memory; 0 for none.
     #[serde(deserialize_with = "units::size")]
@@ -106,14 +107,6 @@ impl Default for RegistrySettings {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
         }
-    }
-}
-
-impl Default for CacheSettings {
-    fn default() -> Self {
-        // The layer store keeps every chunk on disk and the kernel keeps what is read: a tier in
-        // memory would hold the same bytes a third time.
-        Self { memory: 0, sled: 0 }
     }
 }
 

@@ -44,7 +44,8 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// The shortest exact spelling of a size.
 pub(super) fn show_size(bytes: u64) -> String {
-    let exact = SIZES[..4].iter().rev().find(|(_, scale)| bytes > 0 && bytes % scale == 0);
+    let exact =
+        SIZES[..4].iter().rev().find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale));
     exact.map_or_else(|| format!("{bytes}B"), |(unit, scale)| format!("{}{unit}", bytes / scale))
 }
 

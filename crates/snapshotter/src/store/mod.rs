@@ -11,15 +11,15 @@ use crate::{
     lifecycle::{NewSnapshot, Snapshot, Usage},
 };
 
-pub(crate) use redb_store::RedbStore;
+pub use redb_store::RedbStore;
 
 /// A snapshot and its ancestors, the nearest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Lineage {
+pub struct Lineage {
     /// The snapshot.
-    pub(crate) snapshot: Snapshot,
+    pub snapshot: Snapshot,
     /// Its ancestors.
-    pub(crate) ancestors: Vec<Snapshot>,
+    pub ancestors: Vec<Snapshot>,
 }
 
 /// Holds the metadata of snapshots.
@@ -30,7 +30,7 @@ pub(crate) struct Lineage {
 ///   transaction that follows them, durable when it returns.
 /// * **Ids** grow, and none is given out again, not even after a restart, once it was used.
 #[async_trait]
-pub(crate) trait SnapshotStore: fmt::Debug + Send + Sync + 'static {
+pub trait SnapshotStore: fmt::Debug + Send + Sync + 'static {
     /// The next free id.
     fn next_id(&self) -> u64;
 

@@ -17,6 +17,7 @@ use redb::{
 
 use super::{Lineage, SnapshotStore};
 use crate::{
+    blocking::blocking,
     labels::Labels,
     lifecycle::{self, NewSnapshot, Snapshot, Usage, missing},
 };
@@ -36,7 +37,7 @@ const MAX_ANCESTORS: usize = 1024;
 
 /// A [`SnapshotStore`] in one file, which one process owns.
 #[derive(Clone, Debug)]
-pub(crate) struct RedbStore {
+pub struct RedbStore {
     shared: Arc<Shared>,
 }
 
@@ -48,9 +49,9 @@ struct Shared {
 
 impl RedbStore {
     /// Opens or makes the database. `FailedPrecondition` when another process has it open.
-    pub(crate) async fn open(path: &Path) -> Result<Self> {
+    pub async fn open(path: &Path) -> Result<Self> {
         let path = path.to_owned();
-        blocking(move || {
+        blocking("store", move || {
             let database = Database::create(&path).map_err(|error| opening(error, &path))?;
             let next_id = prepare(&database)?;
             Ok(Self { shared: Arc::new(Shared { database, next_id: AtomicU64::new(next_id) }) })
@@ -63,7 +64,7 @@ impl RedbStore {
         work: impl FnOnce(&dyn Snapshots) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
-        blocking(move || {
+        blocking("store", move || {
             let reading = shared.database.begin_read().map_err(failed)?;
             let table = reading.open_table(SNAPSHOTS).map_err(failed)?;
             work(&table)
@@ -76,7 +77,7 @@ impl RedbStore {
         work: impl FnOnce(&WriteTransaction) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
-        blocking(move || {
+        blocking("store", move || {
             let writing = shared.database.begin_write().map_err(failed)?;
             // Dropped without a commit, a transaction leaves no trace.
             let done = work(&writing)?;
@@ -342,14 +343,6 @@ fn failed(error: impl Into<redb::Error>) -> Error {
         _ => ErrorKind::Io,
     };
     Error::new(kind, "store::transaction", error.to_string()).with_source(error)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::new(ErrorKind::Unexpected, "store", error.to_string())))
 }
 
 #[cfg(test)]

@@ -1,0 +1,243 @@
+//! The one place that names concrete backends: from a configuration to a working node.
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bolide_cache::{DiskLayerConfig, DiskLayerStore, MemoryCache};
+use bolide_core::{
+    BlobOpener, ChunkCache, Error, ErrorKind, MountOptions, Mounter, OpaqueXattr, Result,
+};
+use bolide_fetch::{
+    CredentialProvider, DockerConfigCredentials, ImageReference, Meter, NoCredentials,
+    OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig, RetryPolicy,
+    WrapOpener,
+};
+use bolide_fs::{FuseConfig, FuseMounter, ReadConfig, WorkerPool};
+use bolide_prefetch::{Driver, DriverConfig};
+use tokio::runtime::Handle;
+
+use crate::{
+    Config, RemoteLayers,
+    layers::{LayerOptions, LayerParts, NodeLayers, Places},
+};
+
+/// Longest wait between two tries of one read: a registry that is back is noticed soon.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
+/// Read-ahead requests that a mount may have waiting; see [`FuseConfig`].
+const MAX_BACKGROUND: u16 = 128;
+
+/// What the binary finds in its environment. Libraries read none of it.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Docker's `config.json`, unless the configuration names another.
+    pub docker_config: Option<PathBuf>,
+    /// The proxy for registries.
+    pub proxy: Option<ProxyConfig>,
+    /// Whether references may be written `oci:DIR`, and be read from that directory. Never for a
+    /// daemon: its clients would choose directories for root to read.
+    pub layouts: bool,
+    /// Whether overlayfs runs in a user namespace here, and knows `user.` attributes alone.
+    pub userxattr: bool,
+    /// Whether users other than the one who mounts may read. A plain user may not offer it.
+    pub allow_other: bool,
+}
+
+/// Everything that mounts layers lazily on one machine.
+#[derive(Debug)]
+pub struct Node {
+    layers: Arc<NodeLayers>,
+    store: Arc<DiskLayerStore>,
+    driver: Arc<Driver>,
+    mounter: &'static str,
+    meter: Meter,
+}
+
+impl Node {
+    /// Builds a node whose layer images lie below the configured root.
+    ///
+    /// `FailedPrecondition` when another process uses the root, `Unsupported` when this host cannot
+    /// mount. Must be called on a tokio runtime with threads.
+    pub async fn assemble(config: &Config, surroundings: &Surroundings) -> Result<Self> {
+        config.check()?;
+        let meter = Meter::new();
+        let places = Arc::new(NodePlaces::new(config, surroundings, meter.clone())?);
+        let mounter = mounter(config).await?;
+        let name = mounter.name();
+        let store =
+            DiskLayerStore::open(config.root.join("store"), DiskLayerConfig::default()).await?;
+        let driver = Driver::start(DriverConfig::default());
+        let parts = LayerParts {
+            places,
+            store: Arc::<DiskLayerStore>::clone(&store),
+            scheduler: Arc::new(bolide_core::memory::DirectScheduler),
+            caches: caches(config),
+            driver: Arc::clone(&driver),
+            mounter,
+            workers: WorkerPool::default(),
+        };
+        let layers = Arc::new(NodeLayers::new(parts, options(config, surroundings)));
+        Ok(Self { layers, store, driver, mounter: name, meter })
+    }
+
+    /// Mounts layers.
+    #[must_use]
+    pub fn layers(&self) -> Arc<dyn RemoteLayers> {
+        Arc::<NodeLayers>::clone(&self.layers)
+    }
+
+    /// Name of the mounter that shows layers here.
+    #[must_use]
+    pub fn mounter(&self) -> &'static str {
+        self.mounter
+    }
+
+    /// Counts what goes to the network.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Unmounts what is not in use, ends every task and makes everything durable.
+    pub async fn shutdown(&self) {
+        self.layers.shutdown().await;
+        self.driver.shutdown().await;
+        self.store.close().await;
+    }
+}
+
+/// The first mounter that works here.
+async fn mounter(config: &Config) -> Result<Arc<dyn Mounter>> {
+    let fuse = FuseConfig { threads: config.fuse.threads, max_background: MAX_BACKGROUND };
+    let mounter = FuseMounter::new(Handle::current(), fuse);
+    mounter.probe().await.map_err(|error| {
+        Error::new(
+            ErrorKind::Unsupported,
+            "assembly::mounter",
+            "layers cannot be mounted on this host: FUSE needs /dev/fuse and the right to mount",
+        )
+        .with_context("cause", &error)
+        .with_source(error)
+    })?;
+    Ok(Arc::new(mounter))
+}
+
+fn caches(config: &Config) -> Vec<Arc<dyn ChunkCache>> {
+    let mut caches: Vec<Arc<dyn ChunkCache>> = Vec::new();
+    if config.cache.memory > 0 {
+        caches.push(Arc::new(MemoryCache::new(config.cache.memory)));
+    }
+    caches
+}
+
+fn options(config: &Config, surroundings: &Surroundings) -> LayerOptions {
+    let opaque =
+        if surroundings.userxattr { OpaqueXattr::User } else { OpaqueXattr::Trusted };
+    LayerOptions {
+        read: ReadConfig { on_demand_timeout: config.read_timeout, ..ReadConfig::default() },
+        mount: MountOptions { opaque, allow_other: surroundings.allow_other },
+        allow_no_verification: config.allow_no_verification,
+        background: config.prefetch.background,
+        fallback_prefetch: config.prefetch.fallback_size,
+        prefetch_wait: config.prefetch.wait,
+    }
+}
+
+/// Registries, and layouts where they are allowed.
+#[derive(Debug)]
+struct NodePlaces {
+    registries: Arc<RegistryClient>,
+    idle_timeout: Duration,
+    retry: RetryPolicy,
+    meter: Meter,
+    layouts: bool,
+}
+
+impl NodePlaces {
+    fn new(config: &Config, surroundings: &Surroundings, meter: Meter) -> Result<Self> {
+        let settings = &config.registry;
+        let plain_http =
+            settings.plain_http.iter().fold(PlainHttp::loopback(), |known, host| {
+                known.with_host(host.clone())
+            });
+        let credentials: Arc<dyn CredentialProvider> =
+            match settings.docker_config.as_ref().or(surroundings.docker_config.as_ref()) {
+                Some(path) => Arc::new(DockerConfigCredentials::new(path)),
+                None => Arc::new(NoCredentials),
+            };
+        let registry = RegistryConfig {
+            plain_http,
+            connect_timeout: settings.connect_timeout,
+            idle_timeout: settings.idle_timeout,
+            proxy: surroundings.proxy.clone(),
+            ..RegistryConfig::default()
+        };
+        Ok(Self {
+            registries: RegistryClient::new(registry, credentials)?,
+            idle_timeout: settings.idle_timeout,
+            retry: patience(config.read_timeout),
+            meter,
+            layouts: surroundings.layouts,
+        })
+    }
+
+    fn place(&self, reference: &str) -> Result<Arc<dyn BlobOpener>> {
+        if let Some(dir) = reference.strip_prefix("oci:").filter(|_| self.layouts) {
+            return Ok(Arc::new(OciLayoutOpener::new(dir)));
+        }
+        let reference: ImageReference = reference.parse()?;
+        Ok(Arc::new(self.registries.repository(&reference)))
+    }
+}
+
+impl Places for NodePlaces {
+    fn opener(&self, reference: &str) -> Result<Arc<dyn BlobOpener>> {
+        let opener = WrapOpener::new(self.place(reference)?)
+            .with_idle_timeout(self.idle_timeout)
+            .with_meter(self.meter.clone())
+            .with_retry(self.retry.clone());
+        Ok(Arc::new(opener))
+    }
+}
+
+/// Tries often enough that a read which a process waits for is given up by its own limit, not by
+/// the number of tries, and not much more often.
+fn patience(read_timeout: Duration) -> RetryPolicy {
+    let base = RetryPolicy { max_delay: MAX_RETRY_DELAY, ..RetryPolicy::default() };
+    let mut waited = Duration::ZERO;
+    let mut delay = base.base_delay;
+    let mut attempts = 1;
+    while waited < read_timeout && attempts < 1000 {
+        // Half of a wait is certain.
+        waited += delay / 2;
+        delay = (delay * 2).min(base.max_delay);
+        attempts += 1;
+    }
+    RetryPolicy { attempts, seed: std::process::id().into(), ..base }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_last_as_long_as_a_read_may_wait() {
+        for seconds in [1, 3, 30, 300] {
+            let limit = Duration::from_secs(seconds);
+            let policy = patience(limit);
+            let error = Error::new(ErrorKind::Unavailable, "test", "down");
+            let waits = (1..policy.attempts).filter_map(|n| policy.delay(n, &error, 7));
+            let total: Duration = waits.sum();
+            assert!(total >= limit && total < limit * 3 + MAX_RETRY_DELAY, "{limit:?}: {total:?}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_reads_no_directory_that_a_client_names() {
+        let config = Config::default();
+        let places = |layouts| {
+            let surroundings = Surroundings { layouts, ..Surroundings::default() };
+            NodePlaces::new(&config, &surroundings, Meter::new()).expect("places")
+        };
+        assert!(places(true).opener("oci:/somewhere").is_ok());
+        let refused = places(false).opener("oci:/somewhere").expect_err("no reference");
+        assert_eq!(refused.kind(), ErrorKind::Malformed);
+    }
+}

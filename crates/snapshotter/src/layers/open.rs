@@ -1,0 +1,175 @@
+//! From a request to an index and a source: without the network when the disk knows the layer.
+use std::sync::Arc;
+
+use bolide_core::{
+    Artifact, BlobOpener, BlobRef, BlobSource, Digest, Error, ErrorKind, LayerStore, OpenedBlob,
+    Result,
+};
+use bolide_estargz::{BlobFacts, EstargzIndex, OpenedLayer, TAIL_HINT, TocTrust, read_toc};
+use bolide_fetch::LazySource;
+use bolide_fs::WorkerPool;
+use bytes::Bytes;
+use tracing::Instrument as _;
+
+use super::{ahead::Ahead, node::Network};
+use crate::labels::RemoteLayerRequest;
+
+/// A layer whose tree is known and verified.
+#[derive(Debug)]
+pub(super) struct ReadyLayer {
+    pub(super) index: Arc<EstargzIndex>,
+    pub(super) source: Arc<dyn BlobSource>,
+    /// What the next mount needs, when the disk does not have it yet.
+    pub(super) learned: Option<Learned>,
+}
+
+/// What was learned of a layer over the network.
+#[derive(Debug)]
+pub(super) struct Learned {
+    toc: Bytes,
+    facts: BlobFacts,
+}
+
+impl Learned {
+    /// Keeps it for the next mount. A failure costs that mount a round trip, nothing else.
+    pub(super) async fn keep(self, store: &dyn LayerStore, toc: Digest) {
+        let keep = async {
+            let facts = serde_json::to_vec(&self.facts).map_err(|error| {
+                Error::new(ErrorKind::Unexpected, "layers::keep", error.to_string())
+            })?;
+            // The facts last: whoever finds them finds the TOC.
+            store.put_artifact(toc, Artifact::Toc, self.toc).await?;
+            store.put_artifact(toc, Artifact::Blob, facts.into()).await
+        };
+        if let Err(error) = keep.await {
+            tracing::warn!(%toc, %error, "a layer's index is not kept; mounting it again will need the registry");
+        }
+    }
+}
+
+/// Opens layers.
+#[derive(Debug)]
+pub(super) struct Openings {
+    pub(super) store: Arc<dyn LayerStore>,
+    pub(super) workers: WorkerPool,
+    pub(super) ahead: Ahead,
+    /// Whether a layer without a TOC digest may be mounted unverified.
+    pub(super) allow_no_verification: bool,
+}
+
+impl Openings {
+    /// Finds or fetches the index of a layer.
+    ///
+    /// `FailedPrecondition` when nothing vouches for its TOC, `Unavailable` when the disk does not
+    /// know it and the network is forbidden, and whatever opening and reading the blob and its TOC
+    /// fail with.
+    pub(super) async fn open(
+        &self,
+        request: &RemoteLayerRequest,
+        opener: Arc<dyn BlobOpener>,
+        network: Network,
+    ) -> Result<ReadyLayer> {
+        let trust = self.trust(request)?;
+        if let TocTrust::Digest(toc) = trust
+            && let Some(ready) = self.from_disk(request.layer_digest, toc, &opener).await
+        {
+            return Ok(ready);
+        }
+        if network == Network::Forbidden {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "layers::open",
+                "the layer's index is not on disk; it is fetched when a container needs the layer",
+            )
+            .with_context("layer", request.layer_digest));
+        }
+        self.from_network(request, trust, &opener).await
+    }
+
+    /// On what ground the layer's TOC is believed.
+    fn trust(&self, request: &RemoteLayerRequest) -> Result<TocTrust> {
+        match request.toc_digest {
+            Some(digest) => Ok(TocTrust::Digest(digest)),
+            None if self.allow_no_verification => Ok(TocTrust::Unverified),
+            None => Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "layers::open",
+                "the manifest annotates this layer with no TOC digest, so it cannot be mounted \
+                 lazily: convert the image with bolide convert",
+            )
+            .with_context("layer", request.layer_digest)),
+        }
+    }
+
+    /// The layer as an earlier mount left it. Damage to that is only a reason to fetch it again.
+    async fn from_disk(
+        &self,
+        blob: Digest,
+        toc: Digest,
+        opener: &Arc<dyn BlobOpener>,
+    ) -> Option<ReadyLayer> {
+        let held = self.read_artifacts(blob, toc).await;
+        let found = held.inspect_err(|error| {
+            tracing::warn!(%toc, %error, "a layer's index on disk cannot be used; it is fetched again");
+        });
+        let (index, facts) = found.ok().flatten()?;
+        let source = LazySource::new(Arc::clone(opener), blob, facts.blob_size);
+        Some(ReadyLayer { index, source: Arc::new(source), learned: None })
+    }
+
+    async fn read_artifacts(
+        &self,
+        blob: Digest,
+        toc: Digest,
+    ) -> Result<Option<(Arc<EstargzIndex>, BlobFacts)>> {
+        let Some(facts) = self.store.artifact(toc, Artifact::Blob).await? else { return Ok(None) };
+        let Some(document) = self.store.artifact(toc, Artifact::Toc).await? else {
+            return Ok(None);
+        };
+        let facts: BlobFacts = serde_json::from_slice(&facts).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "layers::from_disk", error.to_string())
+        })?;
+        if facts.blob != blob {
+            // Two blobs can hold one TOC: compressed otherwise, their members lie elsewhere.
+            return Ok(None);
+        }
+        let index = self.workers.run(move || {
+            EstargzIndex::from_toc(&document, TocTrust::Digest(toc), &facts).map(Arc::new)
+        });
+        Ok(Some((index.await?, facts)))
+    }
+
+    async fn from_network(
+        &self,
+        request: &RemoteLayerRequest,
+        trust: TocTrust,
+        opener: &Arc<dyn BlobOpener>,
+    ) -> Result<ReadyLayer> {
+        // Begun before this layer is opened, so that all of them share one round trip.
+        self.ahead.begin(&request.reference, opener, &request.image_layers);
+        let opened = self.open_blob(request, opener).await?;
+        let span = tracing::info_span!("toc", layer = %request.layer_digest);
+        let raw = read_toc(&opened).instrument(span).await?;
+        let OpenedLayer { index, toc, facts, .. } =
+            self.workers.run(move || raw.index(trust)).await?;
+        Ok(ReadyLayer { index, source: opened.source, learned: Some(Learned { toc, facts }) })
+    }
+
+    async fn open_blob(
+        &self,
+        request: &RemoteLayerRequest,
+        opener: &Arc<dyn BlobOpener>,
+    ) -> Result<OpenedBlob> {
+        let blob = request.layer_digest;
+        let span = tracing::info_span!("open", layer = %blob);
+        async {
+            if let Some(Ok(opened)) = self.ahead.take(&request.reference, blob).await {
+                return Ok(opened);
+            }
+            // What failed ahead may succeed now, and then its failure is this request's own.
+            opener.open(BlobRef { digest: blob, size: None }, TAIL_HINT).await
+        }
+        .instrument(span)
+        .await
+    }
+}
