@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{convert, output};
+use crate::{config, convert, output, pull, serve, status, telemetry};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
 
@@ -12,6 +12,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong u
 #[derive(Debug, Parser)]
 #[command(name = "bolide", version, after_help = EXIT_CODES, propagate_version = true)]
 struct Cli {
+    #[command(flatten)]
+    telemetry: telemetry::Args,
     #[command(subcommand)]
     command: Command,
 }
@@ -21,12 +23,33 @@ enum Command {
     /// Rewrite an image so that it can be pulled lazily and still runs anywhere
     #[command(after_help = EXIT_CODES)]
     Convert(convert::Args),
+    /// Pull an image into containerd, leaving what can be lazy in its registry
+    #[command(after_help = EXIT_CODES)]
+    Pull(pull::Args),
+    /// Serve containerd as its snapshotter
+    #[command(after_help = EXIT_CODES)]
+    Serve(serve::Args),
+    /// Show what a daemon has mounted, how lazy it is, and why what is not
+    #[command(after_help = EXIT_CODES)]
+    Status(status::Args),
+    /// Print the default configuration, or check one
+    #[command(after_help = EXIT_CODES)]
+    Config(config::Args),
+}
+
+impl Command {
+    /// What a command logs unless told otherwise: a daemon tells what it does, others their trouble.
+    fn log_level(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "info",
+            _ => "warn",
+        }
+    }
 }
 
 /// Runs the command line of this process. Wrong usage ends the process here, with code 2.
 pub(crate) fn run() -> ExitCode {
-    let command = Cli::parse().command;
-    match run_to_end(command) {
+    match run_to_end(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
@@ -36,22 +59,37 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// When the runtime is dropped it waits for blocking work, so temporary files are gone at the end.
-fn run_to_end(command: Command) -> Result<()> {
+fn run_to_end(Cli { telemetry, command }: Cli) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
-        let work = async {
-            match command {
-                Command::Convert(args) => convert::run(args).await,
-            }
-        };
-        tokio::select! {
-            done = work => done,
-            interrupt = tokio::signal::ctrl_c() => {
-                interrupt.context("cannot listen for SIGINT")?;
-                bail!("interrupted")
-            }
-        }
+        let telemetry = telemetry.begin(command.log_level())?;
+        let done = execute(command).await;
+        telemetry.shutdown(telemetry::PATIENCE).await;
+        done
     })
+}
+
+async fn execute(command: Command) -> Result<()> {
+    match command {
+        Command::Convert(args) => until_interrupted(convert::run(args)).await,
+        // It gives back what containerd lent before it ends.
+        Command::Pull(args) => pull::run(args).await,
+        // It unmounts before it ends.
+        Command::Serve(args) => serve::run(args).await,
+        Command::Status(args) => until_interrupted(status::run(args)).await,
+        Command::Config(args) => config::run(&args),
+    }
+}
+
+/// Drops the work when the person at the keyboard has enough of it.
+async fn until_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        done = work => done,
+        interrupt = tokio::signal::ctrl_c() => {
+            interrupt.context("cannot listen for SIGINT")?;
+            bail!("interrupted")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +111,11 @@ mod tests {
             &["bolide", "convert", "containerd:a", "oci:b"],
             &["bolide", "convert", "oci:a", "oci:b", "--chunk-size", "0"],
             &["bolide", "convert", "oci:a", "oci:b", "--level", "10"],
+            &["bolide", "config"],
+            &["bolide", "status", "--log-format", "xml"],
+            &["bolide", "pull"],
+            &["bolide", "pull", "Not A Name"],
+            &["bolide", "pull", "python", "--prefetch", "much"],
         ] {
             let error = Cli::try_parse_from(line).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{line:?}");

@@ -5,11 +5,13 @@ mod cli;
 mod config;
 mod convert;
 mod output;
+mod pull;
 mod registry;
 mod serve;
 mod size;
 mod status;
 mod surroundings;
+mod telemetry;
 
 use std::process::ExitCode;
 

@@ -86,7 +86,10 @@ mod tests {
             ..LayerReport::default()
         };
         let shown = lazy(&layer);
-        assert!(shown.contains("abababababab  fuse  25% of 4.00 MiB present, 300.00 KiB"), "{shown}");
+        assert!(
+            shown.contains("abababababab  fuse  25% of 4.00 MiB present, 300.00 KiB"),
+            "{shown}"
+        );
         layer.error = Some("no route".into());
         assert!(lazy(&layer).ends_with("\n    no route"));
         assert_eq!(percent(0, 0), 100);

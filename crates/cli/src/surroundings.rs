@@ -22,9 +22,8 @@ pub(crate) fn proxy() -> Result<Option<ProxyConfig>> {
 }
 
 fn proxy_from(variable: impl Fn(&str) -> Option<String>) -> Result<Option<ProxyConfig>> {
-    let first = |names: &[&'static str]| {
-        names.iter().find_map(|name| Some((*name, variable(name)?)))
-    };
+    let first =
+        |names: &[&'static str]| names.iter().find_map(|name| Some((*name, variable(name)?)));
     // Not HTTP_PROXY: in a CGI program its value comes from the client.
     let Some((name, url)) = first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]) else {
         return Ok(None);
@@ -51,7 +50,10 @@ mod tests {
         assert!(with(&[("HTTP_PROXY", "http://p:1")]).expect("ignored").is_none());
         let proxy = with(&[("https_proxy", "http://p:3128"), ("NO_PROXY", "localhost,.lan")]);
         let proxy = proxy.expect("valid").expect("set");
-        assert_eq!((proxy.url.as_str(), proxy.bypass.as_str()), ("http://p:3128/", "localhost,.lan"));
+        assert_eq!(
+            (proxy.url.as_str(), proxy.bypass.as_str()),
+            ("http://p:3128/", "localhost,.lan")
+        );
         let error = with(&[("ALL_PROXY", "no url")]).expect_err("no url");
         assert!(format!("{error:#}").contains("ALL_PROXY"), "{error:#}");
     }

@@ -24,5 +24,5 @@ pub use location::Location;
 pub use platform::Platform;
 pub use server::{ServedCounters, ServerHandle, serve_layout};
 pub use sink::ImageSink;
-pub use source::ImageSource;
+pub use source::{ImageSource, check_kind, choose};
 pub use unpack::{UnpackOptions, Unpacked, unpack_layer};

@@ -112,7 +112,8 @@ pub(crate) fn registry_unsupported(location: &Location) -> Error {
     .with_context("location", location)
 }
 
-fn choose(index: Index, platform: &Platform) -> Result<Descriptor> {
+/// The manifest of an index that was made for `platform`; `NotFound`, with what is offered, if none.
+pub fn choose(index: Index, platform: &Platform) -> Result<Descriptor> {
     let offered: Vec<_> = index
         .manifests
         .iter()
@@ -126,7 +127,8 @@ fn choose(index: Index, platform: &Platform) -> Result<Descriptor> {
     })
 }
 
-fn check_kind(manifest: &Manifest) -> Result<()> {
+/// `Unsupported` when a manifest is not that of a container image.
+pub fn check_kind(manifest: &Manifest) -> Result<()> {
     let config = manifest.config.media_type.as_str();
     if [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&config) {
         return Ok(());

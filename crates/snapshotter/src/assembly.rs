@@ -128,8 +128,7 @@ fn caches(config: &Config) -> Vec<Arc<dyn ChunkCache>> {
 }
 
 fn options(config: &Config, surroundings: &Surroundings) -> LayerOptions {
-    let opaque =
-        if surroundings.userxattr { OpaqueXattr::User } else { OpaqueXattr::Trusted };
+    let opaque = if surroundings.userxattr { OpaqueXattr::User } else { OpaqueXattr::Trusted };
     LayerOptions {
         read: ReadConfig { on_demand_timeout: config.read_timeout, ..ReadConfig::default() },
         mount: MountOptions { opaque, allow_other: surroundings.allow_other },
@@ -153,10 +152,10 @@ struct NodePlaces {
 impl NodePlaces {
     fn new(config: &Config, surroundings: &Surroundings, meter: Meter) -> Result<Self> {
         let settings = &config.registry;
-        let plain_http =
-            settings.plain_http.iter().fold(PlainHttp::loopback(), |known, host| {
-                known.with_host(host.clone())
-            });
+        let plain_http = settings
+            .plain_http
+            .iter()
+            .fold(PlainHttp::loopback(), |known, host| known.with_host(host.clone()));
         let credentials: Arc<dyn CredentialProvider> =
             match settings.docker_config.as_ref().or(surroundings.docker_config.as_ref()) {
                 Some(path) => Arc::new(DockerConfigCredentials::new(path)),

@@ -96,7 +96,8 @@ impl Socket {
                 private_dir(dir)?;
             }
             remove_stale(&own)?;
-            let failed = |error| Error::io("daemon::bind", error).with_context("socket", own.display());
+            let failed =
+                |error| Error::io("daemon::bind", error).with_context("socket", own.display());
             let listener = std::os::unix::net::UnixListener::bind(&own).map_err(failed)?;
             // The directory is private until its owner says otherwise, so nobody was faster.
             fs::set_permissions(&own, fs::Permissions::from_mode(mode)).map_err(failed)?;
@@ -124,8 +125,9 @@ fn remove_stale(path: &Path) -> Result<()> {
             if !found.is_ok_and(|found| found.file_type().is_socket()) {
                 return Err(refuse("a file that is no socket is in the way; remove it"));
             }
-            fs::remove_file(path)
-                .map_err(|error| Error::io("daemon::bind", error).with_context("socket", path.display()))
+            fs::remove_file(path).map_err(|error| {
+                Error::io("daemon::bind", error).with_context("socket", path.display())
+            })
         }
         Err(error) => Err(Error::io("daemon::bind", error).with_context("socket", path.display())),
     }

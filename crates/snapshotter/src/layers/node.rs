@@ -68,7 +68,12 @@ impl Inner {
     }
 
     /// The slot of an id, made when there is none.
-    pub(super) fn slot(&self, id: &str, request: &RemoteLayerRequest, target: &Path) -> Result<Arc<Slot>> {
+    pub(super) fn slot(
+        &self,
+        id: &str,
+        request: &RemoteLayerRequest,
+        target: &Path,
+    ) -> Result<Arc<Slot>> {
         let mut slots = self.slots.lock();
         let slot = slots
             .entry(id.to_owned())
