@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{config, convert, output, pull, serve, status, telemetry};
+use crate::{config, convert, demo, output, pull, sandbox, serve, status, telemetry};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
 
@@ -35,6 +35,12 @@ enum Command {
     /// Print the default configuration, or check one
     #[command(after_help = EXIT_CODES)]
     Config(config::Args),
+    /// Run an image's program after a full pull and lazily, side by side, on this machine alone
+    #[command(after_help = EXIT_CODES)]
+    Demo(demo::Args),
+    /// What this program starts itself
+    #[command(hide = true, subcommand)]
+    Internal(sandbox::Internal),
 }
 
 impl Command {
@@ -50,7 +56,7 @@ impl Command {
 /// Runs the command line of this process. Wrong usage ends the process here, with code 2.
 pub(crate) fn run() -> ExitCode {
     match run_to_end(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::complain(&error);
             ExitCode::FAILURE
@@ -59,13 +65,19 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// When the runtime is dropped it waits for blocking work, so temporary files are gone at the end.
-fn run_to_end(Cli { telemetry, command }: Cli) -> Result<()> {
+fn run_to_end(Cli { telemetry, command }: Cli) -> Result<u8> {
+    // Namespaces are entered while there is a single thread.
+    match command {
+        Command::Internal(entry) => return sandbox::run(entry),
+        Command::Demo(_) => sandbox::enter()?,
+        _ => {}
+    }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let telemetry = telemetry.begin(command.log_level())?;
         let done = execute(command).await;
         telemetry.shutdown(telemetry::PATIENCE).await;
-        done
+        done.map(|()| 0)
     })
 }
 
@@ -78,6 +90,9 @@ async fn execute(command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(args).await,
         Command::Status(args) => until_interrupted(status::run(args)).await,
         Command::Config(args) => config::run(&args),
+        // It removes what it made before it ends.
+        Command::Demo(args) => demo::run(args).await,
+        Command::Internal(_) => bail!("this entry starts before there is a runtime"),
     }
 }
 

@@ -1,0 +1,55 @@
+//! Puts layers over each other.
+use std::{
+    ffi::CString,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use rustix::mount::{MountFlags, mount};
+
+use super::{program::Stack, userns::in_user_namespace};
+
+/// Shows the layers on `target`, with `upper` and `work` of `scratch` to write to.
+///
+/// Changes this process's directory. Names are given relative to it: overlayfs takes one page of
+/// them, and commas and colons in a path would need care.
+pub(crate) fn mount_writable(stack: &Stack, scratch: &Path, target: &Path) -> Result<()> {
+    mount_with(stack, Some(scratch), target)
+}
+
+fn mount_with(stack: &Stack, scratch: Option<&Path>, target: &Path) -> Result<()> {
+    std::env::set_current_dir(&stack.dir).context("cannot enter the directory of layers")?;
+    let scratch = scratch.map(|dir| dir.strip_prefix(&stack.dir).unwrap_or(dir).to_owned());
+    let options = options(stack, scratch.as_deref(), in_user_namespace());
+    let flags = if scratch.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
+    let options = CString::new(options).context("a path holds a zero byte")?;
+    mount("bolide", target, "overlay", flags, options.as_c_str()).with_context(|| {
+        format!("cannot mount an overlay of {} layers on {}", stack.layers.len(), target.display())
+    })
+}
+
+fn options(stack: &Stack, scratch: Option<&Path>, userxattr: bool) -> String {
+    let lower: Vec<_> = stack.layers.iter().rev().map(String::as_str).collect();
+    let mut options = format!("lowerdir={}", lower.join(":"));
+    if let Some(scratch) = scratch {
+        let show = |name: &str| PathBuf::from(scratch).join(name).display().to_string();
+        options.push_str(&format!(",upperdir={},workdir={}", show("upper"), show("work")));
+    }
+    if userxattr {
+        options.push_str(",userxattr");
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_layer_comes_first() {
+        let stack = Stack { dir: "/d".into(), layers: vec!["0".into(), "1".into()] };
+        assert_eq!(options(&stack, None, false), "lowerdir=1:0");
+        let all = "lowerdir=1:0,upperdir=s/upper,workdir=s/work,userxattr";
+        assert_eq!(options(&stack, Some(Path::new("s")), true), all);
+    }
+}
