@@ -4,9 +4,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{config, convert, demo, output, pull, sandbox, serve, status, telemetry};
+use crate::{config, convert, demo, mount, output, pull, sandbox, serve, status, telemetry};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
+
+const MOUNT_EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage; with \
+    a command, its own, or 128 more than the signal that ended it.";
 
 /// Containers start while their image is still on its way.
 #[derive(Debug, Parser)]
@@ -38,6 +41,12 @@ enum Command {
     /// Run an image's program after a full pull and lazily, side by side, on this machine alone
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Args),
+    /// Show an image on a directory, without containerd
+    #[command(after_help = MOUNT_EXIT_CODES)]
+    Mount(mount::Args),
+    /// End what mount shows on a directory
+    #[command(after_help = EXIT_CODES)]
+    Umount(mount::UmountArgs),
     /// What this program starts itself
     #[command(hide = true, subcommand)]
     Internal(sandbox::Internal),
@@ -70,6 +79,7 @@ fn run_to_end(Cli { telemetry, command }: Cli) -> Result<u8> {
     match command {
         Command::Internal(entry) => return sandbox::run(entry),
         Command::Demo(_) => sandbox::enter()?,
+        Command::Mount(ref args) => args.enter_namespaces()?,
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
@@ -77,12 +87,15 @@ fn run_to_end(Cli { telemetry, command }: Cli) -> Result<u8> {
         let telemetry = telemetry.begin(command.log_level())?;
         let done = execute(command).await;
         telemetry.shutdown(telemetry::PATIENCE).await;
-        done.map(|()| 0)
+        done
     })
 }
 
-async fn execute(command: Command) -> Result<()> {
-    match command {
+async fn execute(command: Command) -> Result<u8> {
+    let done = match command {
+        // It unmounts before it ends, and has the exit code of its command.
+        Command::Mount(args) => return mount::run(args).await,
+        Command::Umount(args) => mount::umount(args).await,
         Command::Convert(args) => until_interrupted(convert::run(args)).await,
         // It gives back what containerd lent before it ends.
         Command::Pull(args) => pull::run(args).await,
@@ -93,7 +106,8 @@ async fn execute(command: Command) -> Result<()> {
         // It removes what it made before it ends.
         Command::Demo(args) => demo::run(args).await,
         Command::Internal(_) => bail!("this entry starts before there is a runtime"),
-    }
+    };
+    done.map(|()| 0)
 }
 
 /// Drops the work when the person at the keyboard has enough of it.

@@ -244,11 +244,17 @@ fn special<R: Read>(entry: &tar::Entry<'_, R>, place: &Path, kind: FileType) -> 
     Ok(mknodat(CWD, place, kind, mode, device).map(|()| true)?)
 }
 
+/// The extended attributes of an entry. The tar reader takes a line feed in a value for the end of
+/// it, and such an attribute is lost.
 fn extended<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let path = entry.path_bytes().into_owned();
     let Some(records) = entry.pax_extensions()? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for record in records {
-        let record = record?;
+        let Ok(record) = record else {
+            tracing::warn!(path = ?String::from_utf8_lossy(&path), "an attribute is lost");
+            continue;
+        };
         let name = record.key().ok().and_then(|key| key.strip_prefix(XATTR_RECORD));
         found.extend(name.map(|name| (name.to_owned(), record.value_bytes().to_vec())));
     }

@@ -55,8 +55,9 @@ pub(crate) struct Args {
 struct Subject {
     image: String,
     origin: Origin,
-    full_tag: String,
-    lazy_tag: String,
+    /// What follows the repository in the names of the image's two forms.
+    full_name: String,
+    lazy_name: String,
 }
 
 /// To be called in a mount namespace of its own, and awaited on the main thread.
@@ -83,16 +84,16 @@ async fn terminated() -> Result<()> {
 
 async fn demonstrate(args: &Args, dir: &Path) -> Result<()> {
     let subject = subject(args, dir).await?;
-    let Subject { image, origin, full_tag, lazy_tag } = subject;
+    let Subject { image, origin, full_name, lazy_name } = subject;
     let place = |name: &str| {
         let place = dir.join(name);
         std::fs::create_dir(&place).map(|()| place).context("cannot make a directory")
     };
     say(args, "pulling everything, and running");
-    let (full, full_end) = way::full(&origin, &full_tag, &place("full")?, &args.command).await?;
+    let (full, full_end) = way::full(&origin, &full_name, &place("full")?, &args.command).await?;
     say(args, "mounting lazily, and running");
     let (lazy, lazy_end, mounter) =
-        way::lazy(&origin, &lazy_tag, &place("lazy")?, &args.command).await?;
+        way::lazy(&origin, &lazy_name, &place("lazy")?, &args.command).await?;
     let report = Report { image, mounter, link: origin.link(), full, lazy };
     if args.json {
         output::json(&report)?;
@@ -108,7 +109,7 @@ async fn demonstrate(args: &Args, dir: &Path) -> Result<()> {
 }
 
 async fn subject(args: &Args, dir: &Path) -> Result<Subject> {
-    let (image, layout, full_tag, lazy_tag) = match &args.image {
+    let (image, layout, full_name, lazy_name) = match &args.image {
         None => {
             say(args, "making an image of the software installed here");
             let made = image::build(dir.join("image"), image::MIN_SIZE).await?;
@@ -118,11 +119,11 @@ async fn subject(args: &Args, dir: &Path) -> Result<Subject> {
                 HumanBytes(made.size),
                 made.reads
             );
-            (description, made.layout, image::PLAIN.to_owned(), image::LAZY.to_owned())
+            (description, made.layout, format!(":{}", image::PLAIN), format!(":{}", image::LAZY))
         }
         Some(Location::Layout { dir, tag }) => {
             let layout = Layout::open(dir)?;
-            let name = layout.resolve(tag.as_deref())?.digest.to_string();
+            let name = format!("@{}", layout.resolve(tag.as_deref())?.digest);
             let description = Location::Layout { dir: dir.clone(), tag: tag.clone() }.to_string();
             (description, layout, name.clone(), name)
         }
@@ -130,14 +131,14 @@ async fn subject(args: &Args, dir: &Path) -> Result<Subject> {
             let (reference, plain_http) = (reference.clone(), args.plain_http.clone());
             let image = reference.clone();
             let origin = Origin::Registry { reference, plain_http };
-            let (full_tag, lazy_tag) = (String::new(), String::new());
-            return Ok(Subject { image, origin, full_tag, lazy_tag });
+            let (full_name, lazy_name) = (String::new(), String::new());
+            return Ok(Subject { image, origin, full_name, lazy_name });
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
     let server = serve_layout(layout, listener)?;
     let shape = LinkShape { bits_per_second: args.bandwidth, rtt: args.rtt };
-    Ok(Subject { image, origin: Origin::Served { server, shape }, full_tag, lazy_tag })
+    Ok(Subject { image, origin: Origin::Served { server, shape }, full_name, lazy_name })
 }
 
 /// Tells what goes on, to people.

@@ -67,11 +67,11 @@ impl Origin {
         }
     }
 
-    async fn access(&self, tag: &str) -> Result<Access> {
+    async fn access(&self, name: &str) -> Result<Access> {
         let (location, plain_http, link) = match self {
             Self::Served { server, shape } => {
                 let link = ShapedLink::start(server.address(), *shape).await?;
-                let location = Location::Registry(format!("{}/demo:{tag}", link.address()));
+                let location = Location::Registry(format!("{}/demo{name}", link.address()));
                 (location, Vec::new(), Some(link))
             }
             Self::Registry { reference, plain_http } => {
@@ -93,11 +93,11 @@ impl Origin {
 /// Pulls everything, then runs. `dir` is empty.
 pub(super) async fn full(
     origin: &Origin,
-    tag: &str,
+    name: &str,
     dir: &Path,
     command: &[String],
 ) -> Result<(Way, Finished)> {
-    let (access, answered) = (origin.access(tag).await?, origin.answered());
+    let (access, answered) = (origin.access(name).await?, origin.answered());
     let meter = Meter::new();
     let began = Instant::now();
     let image = SourceImage::open(&access.location, &Platform::host(), &access.registries).await?;
@@ -116,11 +116,11 @@ pub(super) async fn full(
 /// until it ends when this fails.
 pub(super) async fn lazy(
     origin: &Origin,
-    tag: &str,
+    name: &str,
     dir: &Path,
     command: &[String],
 ) -> Result<(LazyWay, Finished, &'static str)> {
-    let (access, answered) = (origin.access(tag).await?, origin.answered());
+    let (access, answered) = (origin.access(name).await?, origin.answered());
     let mut config = Config::default();
     config.root = dir.join("node");
     config.registry.plain_http.clone_from(&access.plain_http);

@@ -5,15 +5,35 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 
 use super::{program::Stack, userns::in_user_namespace};
+
+/// Shows the layers on `target`. When they may be written to, what is written lies in the directory
+/// of the layers.
+pub(crate) fn mount_stack(stack: &Stack, writable: bool, target: &Path) -> Result<()> {
+    if writable {
+        for name in ["upper", "work"] {
+            std::fs::create_dir(stack.dir.join(name)).context("cannot make a directory")?;
+        }
+        return mount_writable(stack, &stack.dir, target);
+    }
+    match stack.layers.as_slice() {
+        // Overlayfs wants two. Directories of layers are mounts, which are read-only, or unpacked.
+        [only] => {
+            mount_bind(stack.dir.join(only), target).context("cannot mount the layer")?;
+            let flags = MountFlags::BIND | MountFlags::RDONLY;
+            mount_remount(target, flags, c"").context("cannot make the layer read-only")
+        }
+        _ => mount_with(stack, None, target),
+    }
+}
 
 /// Shows the layers on `target`, with `upper` and `work` of `scratch` to write to.
 ///
 /// Changes this process's directory. Names are given relative to it: overlayfs takes one page of
 /// them, and commas and colons in a path would need care.
-pub(crate) fn mount_writable(stack: &Stack, scratch: &Path, target: &Path) -> Result<()> {
+pub(super) fn mount_writable(stack: &Stack, scratch: &Path, target: &Path) -> Result<()> {
     mount_with(stack, Some(scratch), target)
 }
 
