@@ -94,7 +94,7 @@ async fn demonstrate(args: &Args, dir: &Path) -> Result<()> {
     say(args, "mounting lazily, and running");
     let (lazy, lazy_end, mounter) =
         way::lazy(&origin, &lazy_name, &place("lazy")?, &args.command).await?;
-    let report = Report { image, mounter, link: origin.link(), full, lazy };
+    let report = Report { image, mounter, link: origin.link().as_ref().map(LinkShape::to_string), full, lazy };
     if args.json {
         output::json(&report)?;
     } else {

@@ -1,6 +1,5 @@
 //! The two ways side by side, for people and programs.
 use anyhow::{Result, ensure};
-use bolide_image::LinkShape;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
@@ -15,24 +14,16 @@ pub(super) struct Report {
     /// What showed its layers.
     pub(super) mounter: &'static str,
     /// Between registry and machine; `None` when the registry is elsewhere.
-    #[serde(serialize_with = "shown")]
-    pub(super) link: Option<LinkShape>,
+    pub(super) link: Option<String>,
     pub(super) full: Way,
     pub(super) lazy: LazyWay,
-}
-
-fn shown<S: serde::Serializer>(link: &Option<LinkShape>, to: S) -> Result<S::Ok, S::Error> {
-    match link {
-        Some(link) => to.collect_str(link),
-        None => to.serialize_none(),
-    }
 }
 
 impl Report {
     /// Prints a table.
     pub(super) fn print(&self) -> Result<()> {
         output::line(&format!("image     {}", self.image))?;
-        if let Some(link) = self.link {
+        if let Some(link) = &self.link {
             output::line(&format!("link      {link}"))?;
         }
         output::line(&format!("mounter   {}\n", self.mounter))?;

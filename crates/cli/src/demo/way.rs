@@ -121,8 +121,7 @@ pub(super) async fn lazy(
     command: &[String],
 ) -> Result<(LazyWay, Finished, &'static str)> {
     let (access, answered) = (origin.access(name).await?, origin.answered());
-    let mut config = Config::default();
-    config.root = dir.join("node");
+    let mut config = Config { root: dir.join("node"), ..Config::default() };
     config.registry.plain_http.clone_from(&access.plain_http);
     // What nobody reads would make the figures say nothing.
     config.prefetch = PrefetchSettings { background: false, ..PrefetchSettings::default() };

@@ -37,15 +37,12 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
     while let [first, rest @ ..] = left {
         let octal = rest.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
         let escaped = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match escaped.filter(|_| *first == b'\\') {
-            Some(byte) => {
-                name.push(byte);
-                left = &rest[3..];
-            }
-            None => {
-                name.push(*first);
-                left = rest;
-            }
+        if let Some(byte) = escaped.filter(|_| *first == b'\\') {
+            name.push(byte);
+            left = &rest[3..];
+        } else {
+            name.push(*first);
+            left = rest;
         }
     }
     Some(OsString::from_vec(name).into())

@@ -74,11 +74,11 @@ impl Shown {
         registries: &Arc<RegistryClient>,
     ) -> Result<u64> {
         let image = SourceImage::open(wish.image, &Platform::host(), registries).await?;
-        let mut config = Config::default();
-        config.root = match &wish.cache {
+        let root = match &wish.cache {
             Some(dir) => std::path::absolute(dir).context("cannot find the cache directory")?,
             None => self.work.path().join("node"),
         };
+        let mut config = Config { root, ..Config::default() };
         config.registry.plain_http = wish.plain_http.to_vec();
         let layers = LazyStack::prepare(&config, self.work.path()).await?;
         let layers = self.layers.insert(layers);

@@ -50,15 +50,15 @@ fn mount_with(stack: &Stack, scratch: Option<&Path>, target: &Path) -> Result<()
 
 fn options(stack: &Stack, scratch: Option<&Path>, userxattr: bool) -> String {
     let lower: Vec<_> = stack.layers.iter().rev().map(String::as_str).collect();
-    let mut options = format!("lowerdir={}", lower.join(":"));
+    let mut options = vec![format!("lowerdir={}", lower.join(":"))];
     if let Some(scratch) = scratch {
-        let show = |name: &str| PathBuf::from(scratch).join(name).display().to_string();
-        options.push_str(&format!(",upperdir={},workdir={}", show("upper"), show("work")));
+        options.push(format!("upperdir={}", scratch.join("upper").display()));
+        options.push(format!("workdir={}", scratch.join("work").display()));
     }
     if userxattr {
-        options.push_str(",userxattr");
+        options.push("userxattr".to_owned());
     }
-    options
+    options.join(",")
 }
 
 #[cfg(test)]
