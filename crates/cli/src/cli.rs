@@ -3,8 +3,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{config, convert, demo, mount, output, pull, sandbox, serve, status, telemetry};
+use crate::{
+    config, convert, demo, inspect, mount, output, pull, sandbox, serve, status, telemetry,
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
 
@@ -26,6 +29,9 @@ enum Command {
     /// Rewrite an image so that it can be pulled lazily and still runs anywhere
     #[command(after_help = EXIT_CODES)]
     Convert(convert::Args),
+    /// Tell what an image is made of, reading only its manifest, footers and TOCs
+    #[command(after_help = EXIT_CODES)]
+    Inspect(inspect::Args),
     /// Pull an image into containerd, leaving what can be lazy in its registry
     #[command(after_help = EXIT_CODES)]
     Pull(pull::Args),
@@ -97,6 +103,7 @@ async fn execute(command: Command) -> Result<u8> {
         Command::Mount(args) => return mount::run(args).await,
         Command::Umount(args) => mount::umount(args).await,
         Command::Convert(args) => until_interrupted(convert::run(args)).await,
+        Command::Inspect(args) => until_interrupted(inspect::run(args)).await,
         // It gives back what containerd lent before it ends.
         Command::Pull(args) => pull::run(args).await,
         // It unmounts before it ends.
@@ -110,14 +117,23 @@ async fn execute(command: Command) -> Result<u8> {
     done.map(|()| 0)
 }
 
-/// Drops the work when the person at the keyboard has enough of it.
+/// Drops the work when somebody wants this process to end.
 async fn until_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::select! {
         done = work => done,
-        interrupt = tokio::signal::ctrl_c() => {
-            interrupt.context("cannot listen for SIGINT")?;
+        interrupt = interrupted() => {
+            interrupt.context("cannot listen for signals")?;
             bail!("interrupted")
         }
+    }
+}
+
+/// Waits until somebody wants this process to end.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
     }
 }
 
@@ -140,6 +156,10 @@ mod tests {
             &["bolide", "convert", "containerd:a", "oci:b"],
             &["bolide", "convert", "oci:a", "oci:b", "--chunk-size", "0"],
             &["bolide", "convert", "oci:a", "oci:b", "--level", "10"],
+            &["bolide", "convert", "oci:a", "localhost:5000/Upper"],
+            &["bolide", "convert", "oci:a", "localhost/a", "--plain-http", "http://b"],
+            &["bolide", "inspect", "localhost:5000/a:b:c"],
+            &["bolide", "inspect", "oci:a", "--files", "--toc"],
             &["bolide", "config"],
             &["bolide", "status", "--log-format", "xml"],
             &["bolide", "pull"],

@@ -44,8 +44,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn load(file: Option<&Path>) -> Result<Config> {
     match file {
         Some(file) => read(file),
-        None if Path::new(DEFAULT_PATH).exists() => read(Path::new(DEFAULT_PATH)),
-        None => Ok(Config::default()),
+        None => match Path::new(DEFAULT_PATH).try_exists() {
+            Ok(false) => Ok(Config::default()),
+            // What cannot be looked at is not taken for absent.
+            _ => read(Path::new(DEFAULT_PATH)),
+        },
     }
 }
 

@@ -7,20 +7,23 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use bolide_estargz::BuildOptions;
-use bolide_image::{ConvertOptions, ConvertReport, Location, Platform, Progress, convert_image};
+use bolide_image::{
+    Access, ConvertOptions, ConvertReport, Location, Platform, Progress, convert_image,
+};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Deserialize;
+use tempfile::TempDir;
 
-use crate::{output, size};
+use crate::{output, registry, size};
 
 /// Longest list of recorded paths, in bytes.
 const MAX_RECORD: u64 = 64 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to read: oci:DIR[:TAG]
+    /// Image to read: a reference into a registry, or oci:DIR[:TAG]
     src: Location,
-    /// Image to write: oci:DIR[:TAG]
+    /// Image to write: a reference into a registry, or oci:DIR[:TAG]
     dst: Location,
     /// Largest chunk: what the first read of a file fetches at least
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size::parse)]
@@ -37,6 +40,9 @@ pub(crate) struct Args {
     /// Write OCI media types where the source has Docker's
     #[arg(long)]
     oci: bool,
+    /// Registry to speak to without TLS; this machine is one anyway
+    #[arg(long, value_name = "HOST", value_parser = registry::plain_host)]
+    plain_http: Vec<String>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -60,16 +66,36 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     let platform = args.platform.unwrap_or_else(Platform::host);
     let options = ConvertOptions { layer, platform, oci: args.oci };
+    // Dropped, and so removed, when all is done or has failed.
+    let work_dir = work_dir(&args.dst)?;
+    let mut access = Access::layouts();
+    if [&args.src, &args.dst].iter().any(|place| matches!(place, Location::Registry(_))) {
+        access = access.with_registries(registry::client(&args.plain_http)?);
+    }
+    if let Some(dir) = &work_dir {
+        access = access.with_work_dir(dir.path());
+    }
     let bar = progress_bar();
     let show = |event| match event {
         Progress::Started { size, .. } => bar.inc_length(size),
         Progress::Read { bytes, .. } => bar.inc(bytes),
         _ => {}
     };
-    let report = convert_image(&args.src, &args.dst, &options, show).await;
+    let report = convert_image(&access, &args.src, &args.dst, &options, show).await;
     bar.finish_and_clear();
     let report = report?;
     if args.json { output::json(&report) } else { print(&args.dst, &report) }
+}
+
+/// Layers on their way to a registry lie here, readable by nobody else.
+fn work_dir(dst: &Location) -> Result<Option<TempDir>> {
+    match dst {
+        Location::Registry(_) => {
+            let dir = tempfile::Builder::new().prefix("bolide-").tempdir();
+            dir.map(Some).context("cannot make a temporary directory")
+        }
+        Location::Layout { .. } => Ok(None),
+    }
 }
 
 /// Drawn only when standard error is a terminal.

@@ -3,6 +3,7 @@ mod cli;
 mod config;
 mod convert;
 mod demo;
+mod inspect;
 mod mount;
 mod output;
 mod pull;

@@ -12,6 +12,12 @@ pub(crate) fn json(document: &impl Serialize) -> Result<()> {
     write(&text)
 }
 
+/// Prints a document as it is, and an end of line.
+pub(crate) fn document(bytes: &[u8]) -> Result<()> {
+    write(bytes)?;
+    write(b"\n")
+}
+
 /// Prints a line.
 pub(crate) fn line(text: &str) -> Result<()> {
     write(format!("{text}\n").as_bytes())

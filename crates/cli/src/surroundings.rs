@@ -3,58 +3,53 @@ use std::{env, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use bolide_fetch::ProxyConfig;
+use url::Url;
 
-/// A variable that is set and not empty.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Docker's `config.json`: in `DOCKER_CONFIG`, or below the home directory.
+/// Docker's `config.json`, where `docker login` keeps credentials: in `DOCKER_CONFIG`, or below the
+/// home directory.
 pub(crate) fn docker_config() -> Option<PathBuf> {
-    let dir = variable("DOCKER_CONFIG").map(PathBuf::from);
-    let dir = dir.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".docker")))?;
+    let dir = |name| env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let dir = dir("DOCKER_CONFIG").or_else(|| Some(dir("HOME")?.join(".docker")))?;
     Some(dir.join("config.json"))
 }
 
-/// The proxy for registries, by the variables that curl and Go's clients know.
+fn variable(name: &str) -> Option<String> {
+    let lower = || env::var(name.to_ascii_lowercase());
+    env::var(name).or_else(|_| lower()).ok().filter(|value| !value.is_empty())
+}
+
+/// A proxy of `HTTPS_PROXY` or `ALL_PROXY`, not used for the hosts of `NO_PROXY` or this machine.
 pub(crate) fn proxy() -> Result<Option<ProxyConfig>> {
     proxy_from(variable)
 }
 
 fn proxy_from(variable: impl Fn(&str) -> Option<String>) -> Result<Option<ProxyConfig>> {
-    let first =
-        |names: &[&'static str]| names.iter().find_map(|name| Some((*name, variable(name)?)));
-    // Not HTTP_PROXY: in a CGI program its value comes from the client.
-    let Some((name, url)) = first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]) else {
+    let Some(text) = variable("HTTPS_PROXY").or_else(|| variable("ALL_PROXY")) else {
         return Ok(None);
     };
-    let url = url.parse().with_context(|| format!("{name} must be the URL of a proxy: {url:?}"))?;
-    let bypass = first(&["NO_PROXY", "no_proxy"]).map_or_else(String::new, |(_, hosts)| hosts);
-    Ok(Some(ProxyConfig { url, bypass }))
+    let with_scheme = if text.contains("://") { text } else { format!("http://{text}") };
+    // The text may hold a password, so it is not shown.
+    let url: Url = with_scheme.parse().context("HTTPS_PROXY or ALL_PROXY is not a URL")?;
+    let bypass = variable("NO_PROXY").map(|hosts| hosts + ",").unwrap_or_default();
+    Ok(Some(ProxyConfig { url, bypass: bypass + "localhost,127.0.0.0/8,::1" }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn with(pairs: &[(&str, &str)]) -> Result<Option<ProxyConfig>> {
-        let find = |name: &str| {
-            let found = pairs.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        proxy_from(find)
-    }
-
     #[test]
-    fn proxies_come_from_the_usual_variables() {
-        assert!(with(&[("HTTP_PROXY", "http://p:1")]).expect("ignored").is_none());
-        let proxy = with(&[("https_proxy", "http://p:3128"), ("NO_PROXY", "localhost,.lan")]);
-        let proxy = proxy.expect("valid").expect("set");
-        assert_eq!(
-            (proxy.url.as_str(), proxy.bypass.as_str()),
-            ("http://p:3128/", "localhost,.lan")
-        );
-        let error = with(&[("ALL_PROXY", "no url")]).expect_err("no url");
-        assert!(format!("{error:#}").contains("ALL_PROXY"), "{error:#}");
+    fn a_proxy_is_never_between_this_machine_and_itself() {
+        assert!(proxy_from(|_| None).expect("none").is_none());
+        let set = |name: &str| match name {
+            "HTTPS_PROXY" => Some("proxy.lan:3128".to_owned()),
+            "NO_PROXY" => Some("registry.lan".to_owned()),
+            _ => None,
+        };
+        let found = proxy_from(set).expect("a URL").expect("a proxy");
+        assert_eq!(found.url.as_str(), "http://proxy.lan:3128/");
+        assert_eq!(found.bypass, "registry.lan,localhost,127.0.0.0/8,::1");
+        let secret = proxy_from(|_| Some("http://u:hunter2@[".to_owned())).expect_err("no URL");
+        assert!(!format!("{secret:#}").contains("hunter2"), "{secret:#}");
     }
 }

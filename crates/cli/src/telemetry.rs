@@ -10,7 +10,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to log: error, warn, info, debug, trace, off, or directives such as bolide_fetch=trace
+    /// What to log: error, warn, info, debug, trace, off, or directives
     #[arg(long, global = true, env = "BOLIDE_LOG", value_name = "LEVEL")]
     log_level: Option<String>,
     /// How log lines look

@@ -1,8 +1,9 @@
 //! The program as it is run: exit codes, and what it prints where.
 use std::{
     fs,
+    net::TcpListener,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use bolide_core::Digest;
@@ -57,4 +58,28 @@ fn failure_and_wrong_usage_have_codes_of_their_own() {
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/nonexistent/oci-layout"));
     assert_eq!(bolide(&["convert"]).status.code(), Some(2));
     assert_eq!(bolide(&["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_command_that_is_told_to_end_leaves_no_files() {
+    let (dir, temporary) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+    sample(dir.path());
+    // A registry that never answers.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listener");
+    let to = format!("{}/app:lazy", listener.local_addr().expect("address"));
+    let convert = Command::new(env!("CARGO_BIN_EXE_bolide"))
+        .args(["convert", &format!("oci:{}:org", dir.path().display()), &to])
+        .env("TMPDIR", temporary.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let connection = listener.accept().expect("connected");
+    assert_eq!(fs::read_dir(temporary.path()).expect("dir").count(), 1);
+    let pid = rustix::process::Pid::from_child(&convert);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+    let ended = convert.wait_with_output().expect("ended");
+    drop(connection);
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(ended.stderr, b"bolide: interrupted\n");
+    assert_eq!(fs::read_dir(temporary.path()).expect("dir").count(), 0);
 }

@@ -64,12 +64,12 @@ pub struct SchedulerLoad {
 ///
 /// * **Once.** A byte that a request in flight will deliver is not asked for again: equal and
 ///   contained requests join it.
-/// * **Merged.** Waiting requests of one blob that lie nearer than its source's `merge_gap` become
-///   one. Each is answered as soon as its bytes have arrived, not when the merged one ends.
+/// * **Merged.** Waiting requests of one blob and one priority that lie nearer than its source's
+///   `merge_gap` become one. Each is answered as soon as its bytes have arrived, not when the merged one ends.
 ///   Merging happens here and nowhere else.
 /// * **Ordered.** `OnDemand` before `Prefetch` before `Background`; equal priorities in the order
-///   of arrival. A request joined by a more urgent one takes over its urgency. Work that is
-///   pre-empted goes on later from the byte it had reached.
+///   of arrival. A request joined by a more urgent one takes over its urgency for the bytes they
+///   share. Work that is pre-empted goes on later from the byte it had reached.
 /// * **Bounded.** Requests in flight and bytes held are limited. A caller must therefore poll all
 ///   its fetches together and drop each result when it is used, or it may wait for itself.
 /// * **Range limit.** `OutOfRange` when a request is longer than [`max_len`](Self::max_len);

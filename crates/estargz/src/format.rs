@@ -27,3 +27,8 @@ pub const MAX_NAME: usize = 255;
 pub const MAX_XATTR_VALUE: usize = 65_536;
 /// Largest file, in bytes: what a signed 64-bit file offset can say, less room to align.
 pub const MAX_FILE_SIZE: u64 = 1 << 62;
+
+/// Whether a path from the root belongs to the format and not to the layer's tree.
+pub(crate) fn is_reserved(path: &str) -> bool {
+    [TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK].contains(&path)
+}

@@ -13,16 +13,20 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod check;
 mod footer;
 pub mod format;
 mod index;
+mod listing;
 mod open;
 mod time;
 mod toc;
 
 pub use build::{BuildOptions, BuildReport, Spool, convert_layer};
+pub use check::{BlobVerdict, check_blob};
 pub use footer::Footer;
 pub use index::EstargzIndex;
+pub use listing::ListedFile;
 pub use open::{
     BlobFacts, LayerFormat, OpenedLayer, RawToc, TAIL_HINT, TocTrust, open_layer, read_toc,
 };

@@ -6,6 +6,8 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
+use crate::index::refuse;
+
 /// One entry of a TOC. Fields that are zero are left out of the document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -108,6 +110,18 @@ pub(crate) fn for_each_entry(
 pub(crate) enum ReadError {
     Json(serde_json::Error),
     Entry(bolide_core::Error),
+}
+
+impl ReadError {
+    /// The error as callers are told it.
+    pub(crate) fn into_error(self) -> bolide_core::Error {
+        match self {
+            Self::Entry(error) => error,
+            Self::Json(error) => {
+                refuse("the TOC must be a JSON document as eStargz defines it").with_source(error)
+            }
+        }
+    }
 }
 
 type Sink<'a> = &'a mut dyn FnMut(TocEntry) -> bool;

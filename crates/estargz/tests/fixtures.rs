@@ -161,6 +161,26 @@ async fn layers_of_the_reference_read_back_to_their_listings() {
 }
 
 #[tokio::test]
+async fn layers_are_listed_as_they_were_made() {
+    for (hex, _, name) in REFERENCE {
+        let layer = open(&blob(hex), TocTrust::Unverified).await.expect("opens");
+        let by_name = |mut list: Vec<serde_json::Value>| {
+            list.sort_by_key(|file| file["name"].to_string());
+            list
+        };
+        let found = serde_json::to_value(layer.list().expect("list")).expect("JSON");
+        let mut found: Vec<_> = serde_json::from_value(found).expect("a list");
+        let mut made: Vec<_> =
+            serde_json::from_slice(&testdata(&format!("{name}.listing.json"))).expect("listing");
+        if matches!(layer.index.prefetch_mark(), PrefetchMark::UpTo(_)) {
+            // What is used first was moved to the front.
+            (found, made) = (by_name(found), by_name(made));
+        }
+        assert_eq!(found, made, "{hex}");
+    }
+}
+
+#[tokio::test]
 async fn prioritized_layers_have_a_landmark() {
     let prioritized = open(&blob(REFERENCE[3].0), TocTrust::Unverified).await.expect("opens");
     let PrefetchMark::UpTo(range) = prioritized.index.prefetch_mark() else {

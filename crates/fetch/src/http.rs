@@ -3,7 +3,15 @@ use std::{fmt, time::Duration};
 
 use bolide_core::{Error, ErrorKind, Result};
 use bytes::{Bytes, BytesMut};
-use reqwest::{Client, Request, Response, redirect::Policy};
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use reqwest::{Body, Client, ClientBuilder, Request, Response, redirect::Policy};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 use url::Url;
 
@@ -37,13 +45,18 @@ pub(crate) struct ClientOptions {
     pub(crate) proxy: Option<ProxyConfig>,
 }
 
+/// Longest wait for the answer to an upload once all of it was sent: registries over object stores
+/// read a large blob again before they take it.
+const STORE_WAIT: Duration = Duration::from_mins(5);
+
 /// A client that follows no redirect, keeps no cookie and bounds how long it waits.
 #[derive(Clone)]
 pub(crate) struct HttpClient {
     /// Bounds requests in flight and the time to the response's headers.
     service: BoxCloneSyncService<Request, Response, BoxError>,
-    /// For uploads: the time to the response's headers includes the whole body.
-    unbounded: Client,
+    /// For uploads, whose answer comes when the whole body was sent: it has no limit of its own.
+    uploads: Client,
+    idle_timeout: Duration,
 }
 
 impl fmt::Debug for HttpClient {
@@ -55,33 +68,14 @@ impl fmt::Debug for HttpClient {
 impl HttpClient {
     /// Builds a client; `Config` if a certificate or the proxy is not usable.
     pub(crate) fn new(options: &ClientOptions) -> Result<Self> {
-        install_tls_provider();
-        let mut builder = Client::builder()
-            .user_agent(concat!("bolide/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(options.connect_timeout)
-            .read_timeout(options.idle_timeout)
-            .pool_max_idle_per_host(options.max_connections);
-        for pem in &options.extra_ca_pem {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|error| config("a CA bundle must be PEM certificates", error))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        if let Some(proxy) = &options.proxy {
-            let bypass = reqwest::NoProxy::from_string(&proxy.bypass);
-            let proxy = reqwest::Proxy::all(proxy.url.clone())
-                .map_err(|error| config("the proxy must be an http, https or socks5 URL", error))?;
-            builder = builder.proxy(proxy.no_proxy(bypass));
-        }
-        let unbounded = builder
-            .build()
-            .map_err(|error| config("the HTTP client could not be set up", error))?;
         let service = ServiceBuilder::new()
             .concurrency_limit(options.max_connections.max(1))
             .timeout(options.response_timeout)
-            .service(unbounded.clone());
-        Ok(Self { service: BoxCloneSyncService::new(service), unbounded })
+            .service(client(options)?);
+        let service = BoxCloneSyncService::new(service);
+        // A read timeout would run from the request to the answer, the upload included.
+        let uploads = finished(builder(options)?)?;
+        Ok(Self { service, uploads, idle_timeout: options.idle_timeout })
     }
 
     /// Sends a request and waits for the headers of the response.
@@ -91,11 +85,75 @@ impl HttpClient {
         sent.map_err(|error| transport(error, &url))
     }
 
-    /// Sends a request whose body takes as long as it takes.
-    pub(crate) async fn upload(&self, request: Request) -> Result<Response> {
+    /// Sends a request whose body takes as long as it takes, as long as it moves.
+    pub(crate) async fn upload(
+        &self,
+        mut request: Request,
+        body: BoxStream<'static, Result<Bytes>>,
+    ) -> Result<Response> {
         let url = public_url(request.url());
-        self.unbounded.execute(request).await.map_err(|error| transport(error.into(), &url))
+        let (moved, mut movement) = watch::channel(());
+        // Both are dropped when the body ends, which tells the other side so.
+        let body = stream::unfold((body, moved), |(mut body, moved)| async {
+            let piece = body.next().await?;
+            moved.send_replace(());
+            Some((piece, (body, moved)))
+        });
+        *request.body_mut() = Some(Body::wrap_stream(body));
+        let idle = self.idle_timeout;
+        let stall = async {
+            loop {
+                match timeout(idle, movement.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => break sleep(STORE_WAIT).await,
+                    Err(_) => break,
+                }
+            }
+        };
+        tokio::select! {
+            answer = self.uploads.execute(request) => {
+                answer.map_err(|error| transport(error.into(), &url))
+            }
+            () = stall => Err(Error::new(
+                ErrorKind::Unavailable,
+                "http::upload",
+                "the server stopped taking the upload, or did not answer it in time",
+            )
+            .with_context("url", url)),
+        }
     }
+}
+
+/// The client beneath reads, whose requests are not limited in number nor in the time to headers.
+pub(crate) fn client(options: &ClientOptions) -> Result<Client> {
+    finished(builder(options)?.read_timeout(options.idle_timeout))
+}
+
+fn finished(builder: ClientBuilder) -> Result<Client> {
+    builder.build().map_err(|error| config("the HTTP client could not be set up", error))
+}
+
+/// What all requests have in common.
+fn builder(options: &ClientOptions) -> Result<ClientBuilder> {
+    install_tls_provider();
+    let mut builder = Client::builder()
+        .user_agent(concat!("bolide/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .no_proxy()
+        .connect_timeout(options.connect_timeout)
+        .pool_max_idle_per_host(options.max_connections);
+    for pem in &options.extra_ca_pem {
+        let certificates = reqwest::Certificate::from_pem_bundle(pem)
+            .map_err(|error| config("a CA bundle must be PEM certificates", error))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    if let Some(proxy) = &options.proxy {
+        let bypass = reqwest::NoProxy::from_string(&proxy.bypass);
+        let proxy = reqwest::Proxy::all(proxy.url.clone())
+            .map_err(|error| config("the proxy must be an http, https or socks5 URL", error))?;
+        builder = builder.proxy(proxy.no_proxy(bypass));
+    }
+    Ok(builder)
 }
 
 fn config(rule: &'static str, error: reqwest::Error) -> Error {

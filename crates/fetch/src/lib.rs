@@ -11,6 +11,8 @@ pub mod http;
 pub mod object_store;
 pub mod reference;
 pub mod registry;
+pub mod s3;
+pub mod scheduler;
 pub mod wrap;
 
 pub use auth::{
@@ -24,7 +26,9 @@ pub use reference::ImageReference;
 pub use registry::{
     ManifestDoc, PlainHttp, RegistryClient, RegistryConfig, RegistrySource, Repository,
 };
+pub use s3::{S3Credentials, S3Options};
+pub use scheduler::{NodeScheduler, SchedulerConfig};
 pub use wrap::{
     FallbackSource, LazySource, LimitSource, Meter, MeteredSource, RetryPolicy, RetrySource,
-    TimeoutSource, WrapOpener,
+    SpoolReader, SpoolSource, TimeoutSource, WrapOpener,
 };

@@ -13,11 +13,12 @@ use futures::{
 };
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, path::Path};
 
-use crate::{exact::exact, file::check_size};
+use crate::{exact::exact, file::check_size, s3::meaning};
 
 /// Opens blobs kept as `<prefix>/blobs/sha256/<hex>`, as in an OCI image layout.
 ///
-/// Turn off the store's own retries: they are a wrapper's work here.
+/// [`s3`](Self::s3) sets a bucket up. Turn off the retries of other stores: they are a wrapper's
+/// work here.
 #[derive(Clone, Debug)]
 pub struct ObjectStoreOpener {
     store: Arc<dyn ObjectStore>,
@@ -68,12 +69,15 @@ impl BlobOpener for ObjectStoreOpener {
             digest: blob.digest,
             size,
         };
-        // Stores refuse every range of an empty object.
-        if tail_hint > 0
-            && blob.size != Some(0)
-            && let Some((size, tail)) = self.suffix(&path, tail_hint).await?
+        // Some services fail on suffixes longer than the object.
+        let wanted = tail_hint.clamp(1, blob.size.unwrap_or(u64::MAX).max(1));
+        // Stores refuse every range of an empty object. A byte is asked for where no tail is wanted:
+        // the answer to HEAD has no body that says why it was refused.
+        if blob.size != Some(0)
+            && let Some((size, tail)) = self.suffix(&path, wanted).await?
         {
             check_size("object_store::open", blob, size)?;
+            let tail = if tail_hint > 0 { tail } else { Bytes::new() };
             return Ok(OpenedBlob { source: Arc::new(source(size)), tail });
         }
         let head = self.store.head(&path).await;
@@ -173,26 +177,18 @@ fn body(
 /// Keeps the kinds a caller can act on.
 fn explain(operation: &'static str, error: object_store::Error, path: &Path) -> Error {
     use object_store::Error as Store;
-    let (kind, rule) = match &error {
+    let (kind, rule) = meaning(&error).unwrap_or(match &error {
         Store::NotFound { .. } => (ErrorKind::NotFound, "the store does not have the object"),
-        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
-            (ErrorKind::Unauthorized, "the store refused us; check the key")
-        }
-        // S3 answers 400 to an expired session, which no client library tells from a bad request.
-        Store::Generic { .. } if says_expired(&error) => {
-            (ErrorKind::Unauthorized, "the session's token has expired")
-        }
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => (
+            ErrorKind::Unauthorized,
+            "the store refused us; check the key and that it may read the object",
+        ),
         Store::Generic { .. } => (ErrorKind::Unavailable, "the store could not be read"),
         Store::NotSupported { .. } | Store::NotImplemented { .. } => {
             (ErrorKind::Unsupported, "the store cannot do this")
         }
         Store::InvalidPath { .. } => (ErrorKind::Config, "the prefix is not usable as a key"),
         _ => (ErrorKind::Unexpected, "the store failed"),
-    };
+    });
     Error::new(kind, operation, rule).with_context("path", path).with_source(error)
-}
-
-fn says_expired(error: &object_store::Error) -> bool {
-    let text = error.to_string();
-    ["ExpiredToken", "TokenRefreshRequired"].iter().any(|code| text.contains(code))
 }

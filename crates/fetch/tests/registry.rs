@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{Request, Response, body::Frame, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use proptest::prelude::*;
 use tokio::net::TcpListener;
 
 type Body = BoxBody<Bytes, std::io::Error>;
@@ -271,4 +272,124 @@ async fn manifests_are_held_to_their_digest() {
     let other = Digest::of(b"other").to_string();
     let error = server.repository().manifest(&other).await.expect_err("not what was asked for");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+/// How an answer is spoiled: its status, its headers, and how much of its body comes.
+#[derive(Clone, Debug, Default)]
+struct Spoiled {
+    status: Option<u16>,
+    headers: Vec<(&'static str, &'static str)>,
+    sent: Option<usize>,
+}
+
+impl Spoiled {
+    /// The honest answer, spoiled. A whole body is sent only as such: wrong bytes under right
+    /// headers are found out by digests, not here.
+    fn answer(&self, seen: &Seen) -> Answer {
+        let whole = Seen { range: None, ..seen.clone() };
+        let honest = if self.status == Some(200) { serve(&whole) } else { serve(seen) };
+        let (mut parts, body) = honest.into_parts();
+        if let Some(code) = self.status {
+            parts.status = code.try_into().expect("a status");
+        }
+        for (name, value) in &self.headers {
+            parts.headers.insert(*name, value.parse().expect("printable"));
+        }
+        let sent = self.sent.unwrap_or(usize::MAX);
+        // Not a body of known length, which the server would hold to it.
+        let pieces = futures::StreamExt::map(body.into_data_stream(), move |piece| {
+            piece.map(|mut piece| {
+                piece.truncate(sent);
+                Frame::data(piece)
+            })
+        });
+        Response::from_parts(parts, StreamBody::new(pieces).boxed())
+    }
+}
+
+fn spoiled() -> impl Strategy<Value = Spoiled> {
+    let status = prop::sample::select(vec![
+        200, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 416, 429, 500, 503, 599,
+    ]);
+    let header = prop::sample::select(vec![
+        ("content-range", "bytes 0-9/5000"),
+        ("content-range", "bytes 9-0/5000"),
+        ("content-range", "bytes 4900-4999/*"),
+        ("content-range", "bytes 0-18446744073709551615/18446744073709551615"),
+        ("content-range", "bytes */5000"),
+        ("content-range", "pages 1-2"),
+        ("content-length", "0"),
+        ("content-length", "3"),
+        ("content-length", "1000000"),
+        ("content-encoding", "gzip"),
+        ("location", ""),
+        ("location", "/"),
+        ("location", "ftp://elsewhere/"),
+        ("location", "http://[::1"),
+        ("www-authenticate", ""),
+        ("www-authenticate", "Bearer"),
+        ("www-authenticate", "Bearer realm="),
+        ("www-authenticate", "Bearer realm=\"not a url\",scope=\"\\\""),
+        ("www-authenticate", "Bearer realm=\"ftp://elsewhere/\""),
+        ("www-authenticate", "Basic realm=\"\", Bearer a=b, Digest"),
+        ("retry-after", "-1"),
+        ("retry-after", "99999999999999999999"),
+        ("retry-after", "Fri, 31 Feb 2400 25:61:61 GMT"),
+    ]);
+    let headers = prop::collection::vec(header, 0..3);
+    let sent = prop::option::of(0..200_usize);
+    (prop::option::of(status), headers, sent).prop_map(|(status, headers, sent)| Spoiled {
+        status,
+        headers,
+        sent,
+    })
+}
+
+#[test]
+fn spoiled_answers_are_read_rightly_or_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let next: Arc<Mutex<[Spoiled; 2]>> = Arc::default();
+    let scripted = Arc::clone(&next);
+    let server = runtime.block_on(Server::start(move |seen| {
+        let opening = seen.range.as_deref() != Some("bytes=0-9");
+        scripted.lock()[usize::from(!opening)].answer(seen)
+    }));
+    let repository = server.repository();
+    proptest!(|(first in prop_oneof![Just(Spoiled::default()), spoiled()], second in spoiled(), sized in any::<bool>())| {
+        let whole_size = first.status != Some(200);
+        *next.lock() = [first, second];
+        let wanted = BlobRef { size: sized.then_some(5_000), ..blob() };
+        let opened = runtime.block_on(repository.open(wanted, 100));
+        if let Ok(opened) = opened && (sized || whole_size) {
+            prop_assert_eq!(&opened.tail, &truth().slice(4_900..));
+            if let Ok(read) = runtime.block_on(read(&opened, 0, 10)) {
+                prop_assert_eq!(read, truth().slice(..10));
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn answers_without_end_are_cut_off() {
+    let server = Server::start(|seen| {
+        let zeros = futures::stream::repeat_with(|| {
+            Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(&[b' '; 65_536])))
+        });
+        let body = StreamBody::new(zeros).boxed();
+        match seen.range.as_deref() {
+            Some("bytes=0-9") => Response::builder()
+                .status(206)
+                .header("content-range", "bytes 0-9/5000")
+                .body(body)
+                .expect("valid"),
+            Some(_) => serve(seen),
+            None => Response::new(body),
+        }
+    })
+    .await;
+    let opened = open(&server).await.expect("opened");
+    assert_eq!(read(&opened, 0, 10).await.expect("ten are enough"), vec![b' '; 10]);
+    let error = server.repository().manifest("latest").await.expect_err("no end");
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
 }

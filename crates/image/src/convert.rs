@@ -1,5 +1,6 @@
 //! Rewrites an image with eStargz layers.
 use std::{
+    collections::HashMap,
     io::{BufWriter, Write as _},
     path::Path,
 };
@@ -11,7 +12,7 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::{
-    ImageSink, ImageSource, Location, Platform,
+    Access, ImageSink, ImageSource, Location, Platform,
     blob_reader::{BlobReader, blocking, feed},
     manifest::{self, Descriptor, media_type},
 };
@@ -95,28 +96,45 @@ pub struct ConvertedLayer {
 /// Converts every layer of the image at `src` to eStargz and writes the image to `dst`.
 ///
 /// The source's blobs are verified as they are read, and `dst` gets its name when everything else
-/// is stored. `Corrupt` when a blob does not match its digest, `Unsupported` when the image holds a
+/// is stored. A blob that is several layers is converted once, and reported as the first of them. `Corrupt` when a blob does not match its digest, `Unsupported` when the image holds a
 /// layer that is no tar or must not be distributed, and whatever reading and writing fail with.
 pub async fn convert_image(
+    access: &Access,
     src: &Location,
     dst: &Location,
     options: &ConvertOptions,
     progress: impl Fn(Progress) + Sync,
 ) -> Result<ConvertReport> {
-    let image = ImageSource::open(src, &options.platform).await?;
+    let image = ImageSource::open(access, src, &options.platform).await?;
     let media_type = layer_media_type(&image, options.oci);
     for layer in &image.manifest().layers {
         check_layer(layer)?;
     }
-    let sink = ImageSink::open(dst).await?;
+    let sink = ImageSink::open(access, dst).await?;
     let convert = Conversion { image: &image, sink: &sink, options, progress: &progress };
-    let layers: Vec<ConvertedLayer> = futures::stream::iter(0..image.manifest().layers.len())
+    let (blobs, of_layers) = distinct(&image.manifest().layers);
+    let converted: Vec<ConvertedLayer> = futures::stream::iter(blobs)
         .map(|number| convert.layer(number))
         .buffered(CONCURRENT_LAYERS)
         .try_collect()
         .await?;
+    let layers: Vec<_> = of_layers.into_iter().map(|at| converted[at].clone()).collect();
     let digest = convert.publish(&layers, media_type).await?;
     Ok(ConvertReport { digest, layers })
+}
+
+/// The number of the first layer of each blob, and for each layer which of these blobs it is.
+fn distinct(layers: &[Descriptor]) -> (Vec<usize>, Vec<usize>) {
+    let mut blobs = Vec::new();
+    let mut known = HashMap::new();
+    let of_layers = layers.iter().enumerate().map(|(number, layer)| {
+        *known.entry((layer.digest, layer.size)).or_insert_with(|| {
+            blobs.push(number);
+            blobs.len() - 1
+        })
+    });
+    let of_layers = of_layers.collect();
+    (blobs, of_layers)
 }
 
 struct Conversion<'a, P> {
@@ -132,7 +150,7 @@ impl<P: Fn(Progress) + Sync> Conversion<'_, P> {
         (self.progress)(Progress::Started { layer: number, size: source.size });
         let stream = self.image.blob(source).await?;
         let (sender, reader) = BlobReader::new(source.digest, source.size);
-        let (work_dir, options) = (self.sink.work_dir(), self.options.layer.clone());
+        let (work_dir, options) = (self.sink.work_dir().to_owned(), self.options.layer.clone());
         let work = blocking(move || build_layer(reader, &work_dir, &options));
         let fed = feed(stream, sender, |bytes| {
             (self.progress)(Progress::Read { layer: number, bytes });
@@ -226,6 +244,8 @@ fn check_layer(layer: &Descriptor) -> Result<()> {
     let media_type = layer.media_type.as_str();
     let rule = if media_type.contains("nondistributable") || media_type.contains(".foreign.") {
         "a layer that must not be distributed cannot be converted"
+    } else if media_type.ends_with("+encrypted") {
+        "a layer that is encrypted cannot be converted; decrypt the image first"
     } else if media_type.contains(".tar") {
         return Ok(());
     } else {

@@ -2,6 +2,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use bolide_core::{Error, ErrorKind, Result};
+use bolide_fetch::ImageReference;
 
 /// Where an image lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +14,8 @@ pub enum Location {
         /// Name of the image in it; without one the layout must hold a single image.
         tag: Option<String>,
     },
-    /// A reference into a registry, as it was written.
-    Registry(String),
+    /// An image in a registry.
+    Registry(ImageReference),
 }
 
 impl FromStr for Location {
@@ -26,18 +27,20 @@ impl FromStr for Location {
         }
         for scheme in ["oci-archive:", "docker-archive:", "containerd:"] {
             if text.starts_with(scheme) {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "location::parse",
-                    "this kind of location cannot be opened yet; use oci:DIR[:TAG]",
-                )
-                .with_context("location", format!("{text:?}")));
+                return Err(in_location(
+                    Error::new(
+                        ErrorKind::Unsupported,
+                        "location::parse",
+                        "this kind of location cannot be opened yet; use a registry or oci:DIR[:TAG]",
+                    ),
+                    text,
+                ));
             }
         }
-        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(refuse(text, "a reference is not empty and holds no white space"));
-        }
-        Ok(Self::Registry(text.to_owned()))
+        text.parse().map(Self::Registry).map_err(|error: Error| {
+            // A wrong digest names itself alone.
+            if error.context("reference").is_some() { error } else { in_location(error, text) }
+        })
     }
 }
 
@@ -56,9 +59,12 @@ fn parse_layout(rest: &str) -> Option<Location> {
 }
 
 fn refuse(text: &str, rule: &'static str) -> Error {
+    in_location(Error::new(ErrorKind::Malformed, "location::parse", rule), text)
+}
+
+fn in_location(error: Error, text: &str) -> Error {
     let shown: String = text.chars().take(300).collect();
-    Error::new(ErrorKind::Malformed, "location::parse", rule)
-        .with_context("location", format!("{shown:?}"))
+    error.with_context("location", format!("{shown:?}"))
 }
 
 impl fmt::Display for Location {
@@ -66,7 +72,7 @@ impl fmt::Display for Location {
         match self {
             Self::Layout { dir, tag: Some(tag) } => write!(f, "oci:{}:{tag}", dir.display()),
             Self::Layout { dir, tag: None } => write!(f, "oci:{}", dir.display()),
-            Self::Registry(reference) => f.write_str(reference),
+            Self::Registry(reference) => reference.fmt(f),
         }
     }
 }
@@ -86,7 +92,10 @@ mod tests {
             ("oci:/a/b:v1", layout("/a/b", Some("v1"))),
             ("oci:/a:1/b", layout("/a:1/b", None)),
             ("oci:x:1:2", layout("x:1", Some("2"))),
-            ("localhost:5000/a:b", Location::Registry("localhost:5000/a:b".into())),
+            (
+                "localhost:5000/a:b",
+                Location::Registry("localhost:5000/a:b".parse().expect("reference")),
+            ),
         ] {
             let location: Location = text.parse().expect(text);
             assert_eq!(location, expected);
@@ -95,17 +104,24 @@ mod tests {
     }
 
     #[test]
-    fn other_forms_are_refused_with_a_reason() {
+    fn other_forms_are_refused_with_input_and_reason() {
         for (text, kind) in [
             ("oci:", ErrorKind::Malformed),
             ("oci::tag", ErrorKind::Malformed),
             ("oci:dir:", ErrorKind::Malformed),
             ("", ErrorKind::Malformed),
             ("a b", ErrorKind::Malformed),
+            ("./dir", ErrorKind::Malformed),
+            ("localhost:5000/Upper", ErrorKind::Malformed),
+            ("localhost:5000/a:b:c", ErrorKind::Malformed),
+            ("localhost:5000/a@sha256:12", ErrorKind::Malformed),
+            ("https://localhost/a", ErrorKind::Malformed),
             ("containerd:x", ErrorKind::Unsupported),
             ("docker-archive:x.tar", ErrorKind::Unsupported),
         ] {
-            assert_eq!(text.parse::<Location>().expect_err(text).kind(), kind, "{text}");
+            let error = text.parse::<Location>().expect_err(text);
+            assert_eq!(error.kind(), kind, "{text}");
+            assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }
     }
 }

@@ -1,55 +1,49 @@
 //! Where an image is written to.
-use std::path::PathBuf;
+use std::{path::Path, sync::Arc};
 
 use bolide_core::{Digest, Result};
+use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use crate::{Layout, Location, blob_reader::blocking, manifest::Descriptor};
+use crate::{
+    Access, Location,
+    backend::{self, Target},
+    manifest::Descriptor,
+};
 
 /// Where an image is written to. Its name is given last, so nobody finds half an image.
 #[derive(Clone, Debug)]
-pub struct ImageSink {
-    layout: Layout,
-    tag: Option<String>,
-}
+pub struct ImageSink(Arc<dyn Target>);
 
 impl ImageSink {
-    /// Makes `location` ready to be written; `Unsupported` when it cannot be.
-    pub async fn open(location: &Location) -> Result<Self> {
-        let Location::Layout { dir, tag } = location else {
-            return Err(crate::source::registry_unsupported(location));
-        };
-        let (dir, tag) = (dir.clone(), tag.clone());
-        let layout = blocking(move || Layout::create(dir)).await?;
-        Ok(Self { layout, tag })
+    /// Makes `location` ready to be written.
+    ///
+    /// `Malformed` when it names a digest, `Config` when `access` lacks what it needs,
+    /// `Unauthorized` or `Unavailable` when a registry refuses us or does not answer.
+    pub async fn open(access: &Access, location: &Location) -> Result<Self> {
+        let target = backend::target(location, access).await;
+        target.map(Self).map_err(|error| error.with_context("destination", location))
     }
 
-    /// A directory for the blobs that are being made, from where they reach their place without
-    /// another copy.
+    /// A directory for the blobs that are being made.
     #[must_use]
-    pub fn work_dir(&self) -> PathBuf {
-        self.layout.blob_dir()
+    pub fn work_dir(&self) -> &Path {
+        self.0.work_dir()
     }
 
-    /// Stores a blob that was written in [`work_dir`](Self::work_dir) and has this digest.
+    /// Stores a blob that was written in [`work_dir`](Self::work_dir) and has this digest. What a
+    /// registry has already is not sent again. The file is gone afterwards, whatever happens.
     pub async fn put_blob(&self, file: NamedTempFile, digest: Digest) -> Result<()> {
-        let layout = self.layout.clone();
-        blocking(move || layout.put_blob(file, digest)).await
+        self.0.put_blob(file, digest).await
     }
 
     /// Stores a configuration.
-    pub async fn put_document(&self, bytes: Vec<u8>) -> Result<()> {
-        let layout = self.layout.clone();
-        blocking(move || layout.put_document(&bytes)).await
+    pub async fn put_document(&self, bytes: impl Into<Bytes>) -> Result<()> {
+        self.0.put_document(bytes.into()).await
     }
 
     /// Stores the manifest that `name` describes and gives the image its name.
-    pub async fn publish(&self, name: Descriptor, bytes: Vec<u8>) -> Result<()> {
-        let this = self.clone();
-        blocking(move || {
-            this.layout.put_document(&bytes)?;
-            this.layout.tag(&name, this.tag.as_deref())
-        })
-        .await
+    pub async fn publish(&self, name: Descriptor, bytes: impl Into<Bytes>) -> Result<()> {
+        self.0.publish(name, bytes.into()).await
     }
 }

@@ -1,18 +1,22 @@
 //! The image that is read.
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use bolide_core::{Error, ErrorKind, Result};
+use bolide_core::{
+    BlobOpener, BlobRef, ByteRange, Error, ErrorKind, OpenedBlob, ReadOptions, Result,
+};
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
-use tokio_util::io::ReaderStream;
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use serde::de::DeserializeOwned;
 
 use crate::{
-    Layout, Location, Platform,
+    Access, Location, Platform,
+    backend::{self, Origin, check_document_size},
+    blob_reader::blocking,
     manifest::{self, Descriptor, ImageConfig, Index, Manifest, media_type},
 };
-
-/// Pieces in which a blob is read from disk, in bytes.
-const READ_SIZE: usize = 128 * 1024;
 
 /// How deep indexes may lie in indexes.
 const MAX_NESTING: usize = 4;
@@ -20,7 +24,7 @@ const MAX_NESTING: usize = 4;
 /// One image of one platform: its verified documents, and a way to its layers.
 #[derive(Clone)]
 pub struct ImageSource {
-    layout: Layout,
+    blobs: Arc<dyn BlobOpener>,
     target: Descriptor,
     manifest: Manifest,
     config: ImageConfig,
@@ -31,42 +35,39 @@ impl ImageSource {
     /// several.
     ///
     /// `NotFound` when there is no such image or platform, `Corrupt` when a document does not match
-    /// its digest, `Malformed` when it breaks the image specification, `Unsupported` when it is no
-    /// container image, or its location cannot be read from.
-    pub async fn open(location: &Location, platform: &Platform) -> Result<Self> {
-        let Location::Layout { dir, tag } = location else {
-            return Err(registry_unsupported(location));
-        };
-        let (dir, tag, platform) = (dir.clone(), tag.clone(), platform.clone());
-        crate::blob_reader::blocking(move || Self::open_layout(dir, tag.as_deref(), &platform))
-            .await
-            .map_err(|error| error.with_context("image", location))
+    /// its digest, `Malformed` when it breaks the image specification, `Exhausted` when it is too
+    /// large, `Unsupported` when it is no container image, `Config` when `access` lacks what the
+    /// location needs, and whatever a registry fails with.
+    pub async fn open(access: &Access, location: &Location, platform: &Platform) -> Result<Self> {
+        let read = async { Self::read(&*backend::origin(location, access)?, platform).await };
+        read.await.map_err(|error| error.with_context("image", location))
     }
 
-    fn open_layout(
-        dir: std::path::PathBuf,
-        tag: Option<&str>,
-        platform: &Platform,
-    ) -> Result<Self> {
-        let layout = Layout::open(dir)?;
-        let mut target = layout.resolve(tag)?;
+    async fn read(origin: &dyn Origin, platform: &Platform) -> Result<Self> {
+        let (mut target, mut document) = origin.root().await?;
         let mut depth = 0;
         while target.is_index() {
             depth += 1;
             if depth > MAX_NESTING {
                 return Err(malformed("indexes may lie in indexes four deep", &target));
             }
-            let index: Index = manifest::parse(&target, &layout.document(&target)?)?;
+            let index: Index = decode(&target, document).await?;
             target = choose(index, platform)?;
+            document = origin.manifest(&target).await?;
         }
-        let manifest: Manifest = manifest::parse(&target, &layout.document(&target)?)?;
+        let manifest: Manifest = decode(&target, document).await?;
         check_kind(&manifest)?;
-        let document = layout.document(&manifest.config)?;
-        let config: ImageConfig = manifest::parse(&manifest.config, &document)?;
+        let blobs = origin.blobs();
+        let name = &manifest.config;
+        check_document_size(name.digest, name.size)?;
+        let wanted = BlobRef { digest: name.digest, size: Some(name.size) };
+        // The tail of that size is the whole.
+        let document = blobs.open(wanted, name.size).await?.tail;
+        let config: ImageConfig = decode(name, document).await?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             return Err(malformed("a configuration lists one diffID for each layer", &target));
         }
-        Ok(Self { layout, target, manifest, config })
+        Ok(Self { blobs, target, manifest, config })
     }
 
     /// The descriptor of the manifest.
@@ -87,29 +88,38 @@ impl ImageSource {
         &self.config
     }
 
+    /// Opens a blob of the image and reads its last `tail_hint` bytes, unverified.
+    pub async fn open_blob(&self, name: &Descriptor, tail_hint: u64) -> Result<OpenedBlob> {
+        self.blobs.open(BlobRef { digest: name.digest, size: Some(name.size) }, tail_hint).await
+    }
+
     /// Streams a blob of the image. The bytes are not verified.
     pub async fn blob(&self, name: &Descriptor) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let path = self.layout.blob_path(name.digest);
-        let digest = name.digest;
-        let failed = move |error| Error::io("image::read_blob", error).with_context("blob", digest);
-        let file = tokio::fs::File::open(path).await.map_err(failed)?;
-        Ok(ReaderStream::with_capacity(file, READ_SIZE).map_err(failed).boxed())
+        let source = self.open_blob(name, 0).await?.source;
+        Ok(match ByteRange::new(0..source.size()) {
+            Ok(whole) => source.stream(whole, ReadOptions::default()),
+            Err(_) => stream::empty().boxed(),
+        })
     }
+}
+
+/// Verifies and parses a document, which may have megabytes.
+async fn decode<T: DeserializeOwned + Send + 'static>(
+    name: &Descriptor,
+    document: Bytes,
+) -> Result<T> {
+    let name = name.clone();
+    blocking(move || {
+        manifest::verify(&name, &document)?;
+        manifest::parse(&name, &document)
+    })
+    .await
 }
 
 impl fmt::Debug for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageSource").field("target", &self.target.digest).finish_non_exhaustive()
     }
-}
-
-pub(crate) fn registry_unsupported(location: &Location) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "image::open",
-        "registries cannot be read or written yet; use an image layout, oci:DIR[:TAG]",
-    )
-    .with_context("location", location)
 }
 
 /// The manifest of an index that was made for `platform`; `NotFound`, with what is offered, if none.

@@ -1,7 +1,9 @@
 //! An image that another program made, converted and served.
+mod support;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -13,60 +15,25 @@ use bolide_estargz::{
     open_layer,
 };
 use bolide_image::{
-    ConvertOptions, ConvertReport, ImageSource, Layout, Location, Platform, Progress,
-    convert_image,
-    manifest::{Descriptor, media_type, to_bytes},
-    serve_layout,
+    Access, ConvertOptions, ConvertReport, ImageSource, Layout, Platform, Progress, convert_image,
+    manifest::{Descriptor, media_type},
 };
-use serde_json::json;
+use support::{LAYERS, history, location, sample, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
-const LAYERS: [&str; 2] = [
-    "7823858a91105df1bdb62d29ae129714cda5bd07682f5470e70461e4af581f0c",
-    "8f36f7fff976af599875c21245c322cec2fca9b4593c10e9d78349d7d3927cc3",
-];
-
-/// A layout with one image of two layers, tagged `org`.
-fn sample(dir: &Path, manifest_type: &str) -> Layout {
-    let layout = Layout::create(dir).expect("layout");
-    let blobs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../estargz/testdata/blobs");
-    let layers: Vec<_> = LAYERS
-        .iter()
-        .map(|hex| {
-            let size = fs::copy(blobs.join(hex), layout.blob_dir().join(hex)).expect("blob");
-            json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-                "digest": format!("sha256:{hex}"), "size": size, "annotations": {"kept": "yes"}})
-        })
-        .collect();
-    let docker = manifest_type == media_type::DOCKER_MANIFEST;
-    let config_type = if docker { media_type::DOCKER_CONFIG } else { media_type::OCI_CONFIG };
-    let config = to_bytes(&json!({
-        "os": "linux", "architecture": "amd64", "history": [{"created_by": "test"}],
-        "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"1"), Digest::of(b"2")]},
-    }))
-    .expect("json");
-    layout.put_document(&config).expect("config");
-    let manifest = to_bytes(&json!({
-        "schemaVersion": 2, "mediaType": manifest_type,
-        "config": Descriptor::of(config_type, &config), "layers": layers,
-    }))
-    .expect("json");
-    layout.put_document(&manifest).expect("manifest");
-    layout.tag(&Descriptor::of(manifest_type, &manifest), Some("org")).expect("tag");
-    layout
-}
-
-fn location(dir: &Path, tag: &str) -> Location {
-    Location::Layout { dir: dir.to_owned(), tag: Some(tag.to_owned()) }
-}
-
 async fn convert(src: &Path, dst: &Path, options: &ConvertOptions) -> ConvertReport {
-    convert_image(&location(src, "org"), &location(dst, "lazy"), options, |_| ())
-        .await
-        .expect("converted")
+    convert_image(
+        &Access::layouts(),
+        &location(src, "org"),
+        &location(dst, "lazy"),
+        options,
+        |_| (),
+    )
+    .await
+    .expect("converted")
 }
 
 async fn mark_of(layout: &Layout, layer: &Descriptor) -> (usize, PrefetchMark) {
@@ -87,17 +54,24 @@ async fn every_layer_becomes_estargz_and_the_documents_agree() {
     sample(src.path(), media_type::OCI_MANIFEST);
     let events = Mutex::new(Vec::new());
     let options = ConvertOptions::default();
-    let report =
-        convert_image(&location(src.path(), "org"), &location(dst.path(), "lazy"), &options, |e| {
+    let report = convert_image(
+        &Access::layouts(),
+        &location(src.path(), "org"),
+        &location(dst.path(), "lazy"),
+        &options,
+        |e| {
             events.lock().expect("lock").push(e);
-        })
-        .await
-        .expect("converted");
+        },
+    )
+    .await
+    .expect("converted");
 
     let image =
-        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host()).await.expect("image");
+        ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())
+            .await
+            .expect("image");
     assert_eq!(image.target().digest, report.digest);
-    assert_eq!(image.config().other["history"], json!([{"created_by": "test"}]));
+    assert_eq!(image.config().other["history"], history(2));
     let layout = Layout::open(dst.path()).expect("layout");
     for (at, layer) in image.manifest().layers.iter().enumerate() {
         assert_eq!(layer.annotations["kept"], "yes");
@@ -124,15 +98,22 @@ async fn recorded_files_come_first_and_the_result_converts_again() {
     options.layer.prioritized = vec!["etc/passwd".into(), "bin/tool".into(), "no/such".into()];
     let first = convert(src.path(), dst.path(), &options).await;
     let image =
-        ImageSource::open(&location(dst.path(), "lazy"), &Platform::host()).await.expect("image");
+        ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())
+            .await
+            .expect("image");
     let layout = Layout::open(dst.path()).expect("layout");
     let (_, mark) = mark_of(&layout, &image.manifest().layers[0]).await;
     assert!(matches!(mark, PrefetchMark::UpTo(_)), "{mark:?}");
 
-    let again =
-        convert_image(&location(dst.path(), "lazy"), &location(dst.path(), "2"), &options, |_| ())
-            .await
-            .expect("converted again");
+    let again = convert_image(
+        &Access::layouts(),
+        &location(dst.path(), "lazy"),
+        &location(dst.path(), "2"),
+        &options,
+        |_| (),
+    )
+    .await
+    .expect("converted again");
     assert_eq!(again.layers[0].source, first.layers[0].digest);
 }
 
@@ -145,9 +126,10 @@ async fn dockers_media_types_are_kept_or_made_ocis() {
         let (src, dst) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
         sample(src.path(), media_type::DOCKER_MANIFEST);
         convert(src.path(), dst.path(), &ConvertOptions { oci, ..ConvertOptions::default() }).await;
-        let image = ImageSource::open(&location(dst.path(), "lazy"), &Platform::host())
-            .await
-            .expect("image");
+        let image =
+            ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())
+                .await
+                .expect("image");
         assert_eq!(image.target().media_type, manifest);
         assert_eq!(image.manifest().media_type.as_deref(), Some(manifest));
         assert!(image.manifest().layers.iter().all(|l| l.media_type == layer));
@@ -164,8 +146,9 @@ async fn a_flipped_byte_of_the_source_leaves_no_image() {
     blob[middle] ^= 1;
     fs::write(&path, blob).expect("write");
     let (from, to) = (location(src.path(), "org"), location(dst.path(), "lazy"));
-    let error =
-        convert_image(&from, &to, &ConvertOptions::default(), |_| ()).await.expect_err("corrupt");
+    let error = convert_image(&Access::layouts(), &from, &to, &ConvertOptions::default(), |_| ())
+        .await
+        .expect_err("corrupt");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(Layout::open(dst.path()).expect("layout").resolve(Some("lazy")).is_err());
     let left: Vec<_> = fs::read_dir(dst.path().join("blobs/sha256"))
@@ -193,8 +176,7 @@ async fn a_layout_is_served_with_ranges_and_counted() {
     let dir = tempfile::tempdir().expect("dir");
     let layout = sample(dir.path(), media_type::OCI_MANIFEST);
     let blob = Arc::new(fs::read(layout.blob_dir().join(LAYERS[1])).expect("blob"));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
-    let server = serve_layout(layout, listener).expect("server");
+    let server = serve(layout).await;
     let path = format!("/v2/a/b/blobs/sha256:{}", LAYERS[1]);
 
     let (head, body) = ask(server.address(), "GET /v2/a/b/manifests/org HTTP/1.1").await;

@@ -7,8 +7,8 @@ use bolide_core::{
 };
 use bolide_fetch::{
     CredentialProvider, DockerConfigCredentials, ImageReference, Meter, NoCredentials,
-    OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig, RetryPolicy,
-    WrapOpener,
+    NodeScheduler, OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig,
+    RetryPolicy, SchedulerConfig, WrapOpener,
 };
 use bolide_fs::{FuseConfig, FuseMounter, ReadConfig, WorkerPool};
 use bolide_prefetch::{Driver, DriverConfig};
@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use crate::{
     Config, RemoteLayers,
     layers::{LayerOptions, LayerParts, NodeLayers, Places},
+    user_namespace,
 };
 
 /// Longest wait between two tries of one read: a registry that is back is noticed soon.
@@ -34,10 +35,6 @@ pub struct Surroundings {
     /// Whether references may be written `oci:DIR`, and be read from that directory. Never for a
     /// daemon: its clients would choose directories for root to read.
     pub layouts: bool,
-    /// Whether overlayfs runs in a user namespace here, and knows `user.` attributes alone.
-    pub userxattr: bool,
-    /// Whether users other than the one who mounts may read. A plain user may not offer it.
-    pub allow_other: bool,
 }
 
 /// Everything that mounts layers lazily on one machine.
@@ -45,6 +42,7 @@ pub struct Surroundings {
 pub struct Node {
     layers: Arc<NodeLayers>,
     store: Arc<DiskLayerStore>,
+    scheduler: Arc<NodeScheduler>,
     driver: Arc<Driver>,
     mounter: &'static str,
     meter: Meter,
@@ -63,18 +61,19 @@ impl Node {
         let name = mounter.name();
         let store =
             DiskLayerStore::open(config.root.join("store"), DiskLayerConfig::default()).await?;
+        let scheduler = NodeScheduler::new(SchedulerConfig::default());
         let driver = Driver::start(DriverConfig::default());
         let parts = LayerParts {
             places,
             store: Arc::<DiskLayerStore>::clone(&store),
-            scheduler: Arc::new(bolide_core::memory::DirectScheduler),
+            scheduler: Arc::<NodeScheduler>::clone(&scheduler),
             caches: caches(config),
             driver: Arc::clone(&driver),
             mounter,
             workers: WorkerPool::default(),
         };
-        let layers = Arc::new(NodeLayers::new(parts, options(config, surroundings)));
-        Ok(Self { layers, store, driver, mounter: name, meter })
+        let layers = Arc::new(NodeLayers::new(parts, options(config)));
+        Ok(Self { layers, store, scheduler, driver, mounter: name, meter })
     }
 
     /// Mounts layers.
@@ -99,6 +98,7 @@ impl Node {
     pub async fn shutdown(&self) {
         self.layers.shutdown().await;
         self.driver.shutdown().await;
+        self.scheduler.shutdown().await;
         self.store.close().await;
     }
 }
@@ -127,11 +127,13 @@ fn caches(config: &Config) -> Vec<Arc<dyn ChunkCache>> {
     caches
 }
 
-fn options(config: &Config, surroundings: &Surroundings) -> LayerOptions {
-    let opaque = if surroundings.userxattr { OpaqueXattr::User } else { OpaqueXattr::Trusted };
+fn options(config: &Config) -> LayerOptions {
+    let opaque = if user_namespace::inside() { OpaqueXattr::User } else { OpaqueXattr::Trusted };
+    // A container's processes have other ids than the daemon; only root may let them in.
+    let allow_other = rustix::process::geteuid().is_root();
     LayerOptions {
         read: ReadConfig { on_demand_timeout: config.read_timeout, ..ReadConfig::default() },
-        mount: MountOptions { opaque, allow_other: surroundings.allow_other },
+        mount: MountOptions { opaque, allow_other },
         allow_no_verification: config.allow_no_verification,
         background: config.prefetch.background,
         fallback_prefetch: config.prefetch.fallback_size,

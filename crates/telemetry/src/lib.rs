@@ -8,6 +8,23 @@
 //! the same: `OTEL_EXPORTER_OTLP_HEADERS`, `_COMPRESSION` and `_INSECURE` (and their `TRACES`
 //! forms), `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and its argument, `OTEL_BSP_*` and
 //! `OTEL_SPAN_*_LIMIT`.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use bolide_telemetry::{LogFormat, OtlpOptions, Telemetry, TelemetryOptions};
+//!
+//! # async fn serve() -> Result<(), bolide_telemetry::TelemetryError> {
+//! let guard = Telemetry::init(&TelemetryOptions {
+//!     filter: "info".to_owned(),
+//!     format: LogFormat::Json,
+//!     otlp: OtlpOptions::from_vars(|name| std::env::var(name).ok()),
+//! })?;
+//! // ... and when everything has ended:
+//! guard.shutdown(Duration::from_secs(2)).await;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 mod json;

@@ -8,4 +8,5 @@
 
 pub mod conformance;
 pub mod fault;
+pub mod peak;
 pub mod sample;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use bolide_estargz::BuildOptions;
 use bolide_image::{
-    ConvertOptions, Layout, Location, Platform, convert_image,
+    Access, ConvertOptions, Layout, Location, Platform, convert_image,
     manifest::{Descriptor, media_type, to_bytes},
 };
 use serde_json::json;
@@ -40,7 +40,7 @@ pub(crate) async fn build(dir: PathBuf, min_size: u64) -> Result<DemoImage> {
     let at = |tag: &str| Location::Layout { dir: dir.clone(), tag: Some(tag.to_owned()) };
     let layer = BuildOptions { level: 1, ..BuildOptions::default() };
     let options = ConvertOptions { layer, platform: Platform::host(), oci: true };
-    convert_image(&at(PLAIN), &at(LAZY), &options, |_| ()).await?;
+    convert_image(&Access::layouts(), &at(PLAIN), &at(LAZY), &options, |_| ()).await?;
     Ok(image)
 }
 

@@ -26,7 +26,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{mount, output};
+use crate::{mount, output, registry};
 use report::Report;
 use way::Origin;
 
@@ -43,8 +43,8 @@ pub(crate) struct Args {
     /// Round-trip time of that link
     #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = shape::rtt)]
     rtt: Duration,
-    /// Registry hosts to ask over plain HTTP, besides this machine
-    #[arg(long, value_name = "HOST")]
+    /// Registry to speak to without TLS; this machine is one anyway
+    #[arg(long, value_name = "HOST", value_parser = registry::plain_host)]
     plain_http: Vec<String>,
     /// Print one JSON document
     #[arg(long)]
@@ -94,7 +94,13 @@ async fn demonstrate(args: &Args, dir: &Path) -> Result<()> {
     say(args, "mounting lazily, and running");
     let (lazy, lazy_end, mounter) =
         way::lazy(&origin, &lazy_name, &place("lazy")?, &args.command).await?;
-    let report = Report { image, mounter, link: origin.link().as_ref().map(LinkShape::to_string), full, lazy };
+    let report = Report {
+        image,
+        mounter,
+        link: origin.link().as_ref().map(LinkShape::to_string),
+        full,
+        lazy,
+    };
     if args.json {
         output::json(&report)?;
     } else {
@@ -129,7 +135,7 @@ async fn subject(args: &Args, dir: &Path) -> Result<Subject> {
         }
         Some(Location::Registry(reference)) => {
             let (reference, plain_http) = (reference.clone(), args.plain_http.clone());
-            let image = reference.clone();
+            let image = reference.to_string();
             let origin = Origin::Registry { reference, plain_http };
             let (full_name, lazy_name) = (String::new(), String::new());
             return Ok(Subject { image, origin, full_name, lazy_name });

@@ -1,16 +1,15 @@
 //! The two ways to a running program: everything first, or what is needed when it is needed.
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
-use bolide_fetch::{Meter, RegistryClient};
-use bolide_image::{LinkShape, Location, Platform, ServerHandle, ShapedLink};
+use bolide_fetch::ImageReference;
+use bolide_image::{LinkShape, Location, ServerHandle, ShapedLink};
 use bolide_snapshotter::{Config, config::PrefetchSettings};
 use serde::Serialize;
 
 use crate::{
     mount::{LazyStack, SourceImage, unpack_all},
-    registry,
-    sandbox::{Finished, Stack, exit_code},
+    sandbox::{Finished, Stack, exit_code, run_program},
 };
 
 /// Where the image comes from.
@@ -19,15 +18,15 @@ pub(super) enum Origin {
     /// A registry of our own, behind a link.
     Served { server: ServerHandle, shape: LinkShape },
     /// A registry somewhere.
-    Registry { reference: String, plain_http: Vec<String> },
+    Registry { reference: ImageReference, plain_http: Vec<String> },
 }
 
 /// One way, measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Way {
-    /// Bytes received until the program ended.
+    /// Bytes received until the program ended; those of layers alone where the registry is not ours.
     pub(super) bytes: u64,
-    /// Requests until the program ended.
+    /// Requests until the program ended; those for layers alone where the registry is not ours.
     pub(super) requests: u64,
     /// Seconds from nothing to the program's end.
     pub(super) seconds: f64,
@@ -53,7 +52,6 @@ pub(super) struct LazyWay {
 /// An origin, as one way reaches it: with connections and counters of its own.
 struct Access {
     location: Location,
-    registries: Arc<RegistryClient>,
     plain_http: Vec<String>,
     link: Option<ShapedLink>,
 }
@@ -71,14 +69,15 @@ impl Origin {
         let (location, plain_http, link) = match self {
             Self::Served { server, shape } => {
                 let link = ShapedLink::start(server.address(), *shape).await?;
-                let location = Location::Registry(format!("{}/demo{name}", link.address()));
+                let location =
+                    Location::Registry(format!("{}/demo{name}", link.address()).parse()?);
                 (location, Vec::new(), Some(link))
             }
             Self::Registry { reference, plain_http } => {
                 (Location::Registry(reference.clone()), plain_http.clone(), None)
             }
         };
-        Ok(Access { location, registries: registry::client(&plain_http)?, plain_http, link })
+        Ok(Access { location, plain_http, link })
     }
 
     /// Requests that the server of our own has answered.
@@ -98,16 +97,14 @@ pub(super) async fn full(
     command: &[String],
 ) -> Result<(Way, Finished)> {
     let (access, answered) = (origin.access(name).await?, origin.answered());
-    let meter = Meter::new();
     let began = Instant::now();
-    let image = SourceImage::open(&access.location, &Platform::host(), &access.registries).await?;
-    let image = image.metered(&meter);
+    let image = SourceImage::open(&access.location, &access.plain_http).await?;
     let stack = unpack_all(&image, dir).await?;
     let pull_seconds = began.elapsed().as_secs_f64();
     let (finished, run_seconds) = run(&image, &stack, command).await?;
     let (bytes, requests) = match &access.link {
         Some(link) => (link.counters().received, origin.answered() - answered),
-        None => (meter.bytes(), meter.requests()),
+        None => (image.layers().iter().map(|layer| layer.size).sum(), image.layers().len() as u64),
     };
     Ok((way(bytes, requests, (pull_seconds, run_seconds), &finished), finished))
 }
@@ -130,7 +127,7 @@ pub(super) async fn lazy(
     let mounter = layers.mounter();
 
     let began = Instant::now();
-    let image = SourceImage::open(&access.location, &Platform::host(), &access.registries).await?;
+    let image = SourceImage::open(&access.location, &access.plain_http).await?;
     layers.mount(&image).await?;
     let pull_seconds = began.elapsed().as_secs_f64();
     let (finished, run_seconds) = run(&image, layers.stack(), command).await?;
@@ -151,7 +148,7 @@ pub(super) async fn lazy(
 async fn run(image: &SourceImage, stack: &Stack, command: &[String]) -> Result<(Finished, f64)> {
     let program = image.program(command)?;
     let began = Instant::now();
-    let finished = program.run(stack).await.context("cannot run the image's program")?;
+    let finished = run_program(&program, stack).await.context("cannot run the image's program")?;
     Ok((finished, began.elapsed().as_secs_f64()))
 }
 

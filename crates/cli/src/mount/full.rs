@@ -1,11 +1,11 @@
 //! Layers as they are pulled elsewhere: fetched whole, verified, unpacked.
-use std::{fs::File, path::Path, sync::Arc};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_core::{BlobOpener, BlobSource as _, ByteRange, Digester, OpaqueXattr, ReadOptions};
-use bolide_fetch::LazySource;
-use bolide_image::{UnpackOptions, manifest::Descriptor, unpack_layer};
+use bolide_core::{Digester, OpaqueXattr};
+use bolide_image::{ImageSource, UnpackOptions, manifest::Descriptor, unpack_layer};
 use futures::StreamExt as _;
+use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::sandbox::in_user_namespace;
@@ -13,12 +13,12 @@ use crate::sandbox::in_user_namespace;
 /// Fetches a layer and unpacks it into `target`, an existing empty directory; meanwhile its blob is
 /// in a file of `scratch`.
 pub(crate) async fn unpack(
-    opener: Arc<dyn BlobOpener>,
+    image: &ImageSource,
     layer: &Descriptor,
     target: &Path,
     scratch: &Path,
 ) -> Result<()> {
-    let blob = fetch(opener, layer, scratch).await.with_context(|| named(layer))?;
+    let blob = fetch(image, layer, scratch).await.with_context(|| named(layer))?;
     let (target, layer_name) = (target.to_owned(), named(layer));
     let rootless = in_user_namespace();
     let opaque = if rootless { OpaqueXattr::User } else { OpaqueXattr::Trusted };
@@ -32,16 +32,10 @@ fn named(layer: &Descriptor) -> String {
     format!("layer {}", layer.digest)
 }
 
-async fn fetch(
-    opener: Arc<dyn BlobOpener>,
-    layer: &Descriptor,
-    scratch: &Path,
-) -> Result<tempfile::NamedTempFile> {
-    let file = tempfile::NamedTempFile::new_in(scratch).context("cannot make a file")?;
-    let mut out = tokio::fs::File::from_std(File::options().write(true).open(file.path())?);
-    let source = LazySource::new(opener, layer.digest, layer.size);
-    let range = ByteRange::new(0..layer.size).context("a layer has bytes")?;
-    let mut pieces = source.stream(range, ReadOptions::default());
+async fn fetch(image: &ImageSource, layer: &Descriptor, scratch: &Path) -> Result<NamedTempFile> {
+    let file = NamedTempFile::new_in(scratch).context("cannot make a file")?;
+    let mut out = tokio::fs::File::from_std(file.reopen().context("cannot open a file")?);
+    let mut pieces = image.blob(layer).await?;
     let mut digester = Digester::new();
     while let Some(piece) = pieces.next().await.transpose()? {
         digester.update(&piece);

@@ -45,8 +45,8 @@ pub(crate) struct Args {
     /// Directory in which what was fetched stays for the next time; for one mount at a time
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// Registry hosts to ask over plain HTTP, besides this machine
-    #[arg(long, value_name = "HOST")]
+    /// Registry to speak to without TLS; this machine is one anyway
+    #[arg(long, value_name = "HOST", value_parser = registry::plain_host)]
     plain_http: Vec<String>,
     /// This is the process that --background started
     #[arg(long, hide = true)]
@@ -114,7 +114,7 @@ async fn show(args: &Args, shown: &mut Shown) -> Result<u64> {
         cache: args.cache_dir.clone(),
         plain_http: &args.plain_http,
     };
-    shown.show(&wish, &registry::client(&args.plain_http)?).await
+    shown.show(&wish).await
 }
 
 /// Waits for a signal, or until someone unmounts the directory.

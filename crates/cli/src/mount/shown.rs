@@ -2,12 +2,10 @@
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_fetch::RegistryClient;
-use bolide_image::{Location, Platform};
+use bolide_image::Location;
 use bolide_snapshotter::Config;
 use rustix::{
     io::Errno,
@@ -68,12 +66,8 @@ impl Shown {
     }
 
     /// Shows the image; tells the id of the mount. To be [closed](Self::close) also when it fails.
-    pub(super) async fn show(
-        &mut self,
-        wish: &Wish<'_>,
-        registries: &Arc<RegistryClient>,
-    ) -> Result<u64> {
-        let image = SourceImage::open(wish.image, &Platform::host(), registries).await?;
+    pub(super) async fn show(&mut self, wish: &Wish<'_>) -> Result<u64> {
+        let image = SourceImage::open(wish.image, wish.plain_http).await?;
         let root = match &wish.cache {
             Some(dir) => std::path::absolute(dir).context("cannot find the cache directory")?,
             None => self.work.path().join("node"),

@@ -9,10 +9,7 @@ use bolide_snapshotter::{
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::{full, source::SourceImage};
-use crate::{
-    sandbox::{Stack, in_user_namespace},
-    surroundings,
-};
+use crate::{sandbox::Stack, surroundings};
 
 /// Layers that are opened or fetched at one time.
 const AT_ONCE: usize = 4;
@@ -33,8 +30,6 @@ impl LazyStack {
             docker_config: surroundings::docker_config(),
             proxy: surroundings::proxy()?,
             layouts: true,
-            userxattr: in_user_namespace(),
-            allow_other: true,
         };
         let node = Node::assemble(config, &surroundings).await?;
         let (stack, scratch) = prepare(dir)?;
@@ -66,7 +61,7 @@ impl LazyStack {
         }
         let layer = &image.layers()[number];
         tracing::warn!(layer = %layer.digest, "no eStargz layer: it is fetched whole");
-        full::unpack(image.opener(), layer, &target, &self.scratch).await
+        full::unpack(image.image(), layer, &target, &self.scratch).await
     }
 
     /// The directories of the layers.
@@ -97,7 +92,7 @@ pub(crate) async fn unpack_all(image: &SourceImage, dir: &Path) -> Result<Stack>
     let (dirs, scratch) = (&stack, &scratch);
     futures::stream::iter(image.layers().iter().zip(&stack.layers))
         .map(|(layer, name)| async move {
-            full::unpack(image.opener(), layer, &dirs.dir.join(name), scratch).await
+            full::unpack(image.image(), layer, &dirs.dir.join(name), scratch).await
         })
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>()

@@ -71,12 +71,22 @@ impl Store {
     }
 
     /// Stores a document, or makes what is there this lease's, and sets labels.
-    pub(super) async fn put(&self, name: &Descriptor, bytes: Bytes, labels: Labels) -> Result<()> {
-        if let Some(mut ingest) = self.open("document", name).await? {
+    pub(super) async fn put(
+        &self,
+        kind: &str,
+        name: &Descriptor,
+        bytes: Bytes,
+        labels: Labels,
+    ) -> Result<()> {
+        if let Some(mut ingest) = self.open(kind, name).await? {
             let rest = usize::try_from(ingest.offset()).ok().and_then(|at| bytes.get(at..));
             let rest = rest.context("another client wrote more than the document has")?;
             ingest.write(bytes.slice_ref(rest)).await?;
-            ingest.commit().await?.explain(name)?;
+            let commit = ingest.commit().await?;
+            if let Commit::Mismatch(_) = commit {
+                self.abort(kind, name).await?;
+            }
+            commit.explain(name)?;
         }
         self.label(name, labels).await
     }

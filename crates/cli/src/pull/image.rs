@@ -59,7 +59,7 @@ impl Documents<'_> {
             }
             ensure!(depth < MAX_NESTING, "{}: indexes may lie in indexes four deep", name.digest);
             let index: Index = manifest::parse(&name, &bytes)?;
-            self.store.put(&name, bytes, labels::of_index(&index)).await?;
+            self.store.put("index", &name, bytes, labels::of_index(&index)).await?;
             name = choose(index, platform)?;
             bytes = self.manifest(&name).await?;
         }
@@ -68,10 +68,10 @@ impl Documents<'_> {
         ensure!(kinds.contains(&kind), "{} is no image manifest but {kind:?}", name.digest);
         let manifest: Manifest = manifest::parse(&name, &bytes)?;
         check_kind(&manifest)?;
-        self.store.put(&name, bytes, labels::of_manifest(&manifest)).await?;
+        self.store.put("manifest", &name, bytes, labels::of_manifest(&manifest)).await?;
         let bytes = self.config(&manifest.config).await?;
         let config: ImageConfig = manifest::parse(&manifest.config, &bytes)?;
-        self.store.put(&manifest.config, bytes, Labels::new()).await?;
+        self.store.put("config", &manifest.config, bytes, Labels::new()).await?;
         Ok(Image { target, config: manifest.config, layers: layers(manifest.layers, &config)? })
     }
 

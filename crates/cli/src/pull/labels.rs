@@ -52,7 +52,7 @@ pub(super) fn of_config(snapshotter: &str, chain_id: Digest) -> Labels {
 
 /// Where a blob came from, beside what is known of that.
 pub(super) fn source(reference: &ImageReference, known: &Labels) -> Option<(String, String)> {
-    let key = format!("containerd.io/distribution.source.{}", reference.host());
+    let key = format!("containerd.io/distribution.source.{}", hostname(reference.host()));
     let known = known.get(&key).map_or("", String::as_str);
     let mut repositories: Vec<_> = known.split(',').filter(|name| !name.is_empty()).collect();
     repositories.push(reference.repository());
@@ -60,6 +60,15 @@ pub(super) fn source(reference: &ImageReference, known: &Labels) -> Option<(Stri
     repositories.dedup();
     let value = repositories.join(",");
     fits(&key, &value).then_some((key, value))
+}
+
+/// A registry without its port, as containerd names sources.
+fn hostname(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    name.trim_matches(['[', ']'])
 }
 
 /// What asks the snapshotter for the first of `upwards`: a layer and those above it.
@@ -147,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_snapshotter_reads_what_is_asked_of_it() {
-        let mut layers = vec![layer(0), layer(1), layer(2)];
+        let mut layers = [layer(0), layer(1), layer(2)];
         let toc = Digest::of(b"toc");
         layers[1].annotations.insert(TOC_DIGEST.to_owned(), toc.to_string());
         let chain_id = Digest::of(b"chain");
@@ -189,7 +198,7 @@ mod tests {
 
     #[test]
     fn an_image_cannot_say_what_became_of_a_snapshot() {
-        let mut layers = vec![layer(0)];
+        let mut layers = [layer(0)];
         for key in [REMOTE, NOT_LAZY, "org.example/x", TARGET, DIGEST] {
             layers[0].annotations.insert(key.to_owned(), "forged".to_owned());
         }
@@ -223,6 +232,9 @@ mod tests {
         assert_eq!(first, (key.to_owned(), "library/python".to_owned()));
         let known = Labels::from([(key.to_owned(), "me/app,library/python".to_owned())]);
         assert_eq!(source(&reference(), &known).expect("fits").1, "library/python,me/app");
+        for (host, name) in [("lan:5000", "lan"), ("[::1]:5000", "::1"), ("[::1]", "::1")] {
+            assert_eq!(hostname(host), name);
+        }
         let full = Labels::from([(key.to_owned(), "x".repeat(MAX_LABEL - key.len()))]);
         assert_eq!(source(&reference(), &full), None);
     }

@@ -74,16 +74,19 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     let mut session = Session::open(&containerd).await?;
     let pulled = tokio::select! {
-        pulled = pull(&args, &mut session) => pulled,
+        pulled = pull(&args, &mut session, begin) => pulled,
         error = &mut interrupted => Err(error),
     };
     let closed = session.close(pulled.is_err()).await;
-    let mut report = match (pulled, closed) {
-        (Ok(report), closed) => closed.map(|()| report)?,
+    let report = match (pulled, closed) {
+        (Ok(report), closed) => {
+            // The image is there; the lease ends by itself.
+            closed.unwrap_or_else(|error| output::complain(&error));
+            report
+        }
         (Err(error), Ok(())) => return Err(error),
         (Err(error), Err(closing)) => bail!("{error:#}; and then: {closing:#}"),
     };
-    report.seconds = begin.elapsed().as_secs_f64();
     if args.json { output::json(&report) } else { report.print() }
 }
 
@@ -105,7 +108,7 @@ async fn connect(args: &Args) -> Result<Containerd> {
     Ok(containerd)
 }
 
-async fn pull(args: &Args, session: &mut Session) -> Result<Report> {
+async fn pull(args: &Args, session: &mut Session, begin: Instant) -> Result<Report> {
     let reference = &args.reference;
     let repository = registry::client(&args.plain_http)?.repository(reference);
     let registry = fetch::patient(&repository);
@@ -131,8 +134,12 @@ async fn pull(args: &Args, session: &mut Session) -> Result<Report> {
         store.label(&image.config, kept).await?;
     }
     record(&containerd, reference, &image.target).await?;
-    let name = reference.to_string();
-    Ok(Report { image: name, digest: image.target.digest, layers: reports, seconds: 0.0 })
+    Ok(Report {
+        image: reference.to_string(),
+        digest: image.target.digest,
+        layers: reports,
+        seconds: begin.elapsed().as_secs_f64(),
+    })
 }
 
 /// Gives the image its name. Labels that others gave the name stay.

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use bolide_containerd_api::{
-    leases::{CreateRequest, DeleteRequest},
+    leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource},
     snapshots::RemoveSnapshotRequest,
 };
 use tonic::Code;
@@ -37,6 +37,16 @@ impl Session {
         let created = containerd.leases().create(request).await.explain("create a lease")?;
         let lease = created.lease.context("containerd named no lease")?.id;
         Ok(Self { containerd: containerd.with_lease(&lease)?, lease, filling: None })
+    }
+
+    /// Keeps a snapshot, there or not yet, from garbage collection: one that an image left behind
+    /// may be collected while it is looked at.
+    pub(super) async fn hold(&self, snapshotter: &str, name: &str) -> Result<()> {
+        let kind = format!("snapshots/{snapshotter}");
+        let resource = Some(Resource { id: name.to_owned(), r#type: kind });
+        let request = AddResourceRequest { id: self.lease.clone(), resource };
+        let answer = self.containerd.leases().add_resource(request).await;
+        answer.explain("add a snapshot to the lease").map(drop)
     }
 
     /// Remembers a snapshot to be removed unless it is [`finished`](Self::finished).

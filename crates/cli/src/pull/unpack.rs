@@ -81,7 +81,9 @@ impl Unpacker<'_> {
 
     /// Makes one snapshot; returns its labels.
     async fn layer(&mut self, at: usize, layer: &Layer) -> Result<Labels> {
-        let prepared = match self.stat(&layer.chain_id.to_string()).await? {
+        let name = layer.chain_id.to_string();
+        self.session.hold(self.wanted.snapshotter, &name).await?;
+        let prepared = match self.stat(&name).await? {
             Some(info) => Prepared::Shown(info),
             None => self.prepare(at, layer).await?,
         };
@@ -145,14 +147,10 @@ impl Unpacker<'_> {
         anyhow::bail!("the snapshotter says that {chain_id} exists, and does not find it")
     }
 
-    /// Begins to fetch this layer and those above that will hardly be lazy: when one that names a
-    /// TOC is not, none will be.
+    /// Begins to fetch the content of a layer, and of others before their turn.
     fn fetch_from(&mut self, at: usize) {
-        let upwards = self.wanted.layers.iter().zip(&self.bars).skip(at);
-        let refused =
-            self.wanted.layers.get(at).is_some_and(|layer| labels::names_toc(&layer.blob));
-        for (distance, (layer, bar)) in upwards.enumerate() {
-            if distance == 0 || refused || !labels::names_toc(&layer.blob) {
+        for at in worth_fetching(self.wanted.layers, at) {
+            if let (Some(layer), Some(bar)) = (self.wanted.layers.get(at), self.bars.get(at)) {
                 self.fetcher.begin(&layer.blob, bar);
             }
         }
@@ -199,6 +197,14 @@ impl Unpacker<'_> {
     }
 }
 
+/// A layer that is not lazy, and those above it that will hardly be: when one that names a TOC is
+/// not lazy, none will be.
+fn worth_fetching(layers: &[Layer], at: usize) -> impl Iterator<Item = usize> {
+    let names_toc = |at: usize| layers.get(at).is_some_and(|layer| labels::names_toc(&layer.blob));
+    let refused = names_toc(at);
+    (at..layers.len()).filter(move |&above| above == at || refused || !names_toc(above))
+}
+
 /// A descriptor as containerd takes it.
 pub(super) fn descriptor(name: &bolide_image::manifest::Descriptor) -> Result<types::Descriptor> {
     Ok(types::Descriptor {
@@ -207,4 +213,30 @@ pub(super) fn descriptor(name: &bolide_image::manifest::Descriptor) -> Result<ty
         size: i64::try_from(name.size).context("a blob is smaller than 8 EiB")?,
         annotations: name.annotations.clone().into_iter().collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bolide_core::Digest;
+    use bolide_image::manifest::Descriptor;
+    use bolide_snapshotter::labels::TOC_DIGEST;
+
+    use super::*;
+
+    #[test]
+    fn layers_that_may_be_lazy_are_not_fetched_ahead() {
+        let layer = |with_toc: bool| {
+            let digest = Digest::of(b"layer");
+            let mut blob = Descriptor::new("m", digest, 1);
+            if with_toc {
+                blob.annotations.insert(TOC_DIGEST.to_owned(), digest.to_string());
+            }
+            Layer { blob, diff_id: digest, chain_id: digest }
+        };
+        let layers = [false, true, false, true].map(layer);
+        let chosen = |at| worth_fetching(&layers, at).collect::<Vec<_>>();
+        assert_eq!(chosen(0), [0, 2]);
+        assert_eq!(chosen(1), [1, 2, 3]);
+        assert_eq!(chosen(3), [3]);
+    }
 }

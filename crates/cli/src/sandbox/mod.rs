@@ -15,7 +15,7 @@ mod userns;
 pub(crate) use idmap::IdmapArgs;
 pub(crate) use init::{InitArgs, exit_code};
 pub(crate) use overlay::mount_stack;
-pub(crate) use program::{Finished, ImageProgram, Stack};
+pub(crate) use program::{Finished, ImageProgram, Stack, run_program};
 pub(crate) use userns::{enter, in_user_namespace, is_privileged};
 
 /// Entries of the command line that this program itself uses.

@@ -1,8 +1,5 @@
 //! Puts layers over each other.
-use std::{
-    ffi::CString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::CString, path::Path};
 
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};

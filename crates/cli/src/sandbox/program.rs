@@ -62,30 +62,28 @@ pub(crate) struct Output {
     pub(crate) start: Vec<u8>,
 }
 
-impl ImageProgram {
-    /// Runs it over the layers in namespaces of its own, where nothing of this machine but its
-    /// kernel is seen. A dropped future ends it.
-    ///
-    /// To be awaited on the main thread: the program is killed when the thread that started it ends.
-    pub(crate) async fn run(&self, stack: &Stack) -> Result<Finished> {
-        let plan = Plan { stack: stack.clone(), program: self.clone() };
-        let file = stack.dir.join("plan.json");
-        tokio::fs::write(&file, serde_json::to_vec(&plan)?).await.context("cannot write a plan")?;
-        let mut child = Command::new("/proc/self/exe")
-            .args(["internal", "init"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start a process")?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (stdout, stderr) = tokio::try_join!(gather(stdout), gather(stderr))
-            .context("cannot read what the program says")?;
-        let status = child.wait().await.context("cannot wait for the program")?;
-        Ok(Finished { status, stdout, stderr })
-    }
+/// Runs a program over layers in namespaces of its own, where nothing of this machine but its kernel
+/// is seen. A dropped future ends it.
+///
+/// To be awaited on the main thread: the program is killed when the thread that started it ends.
+pub(crate) async fn run_program(program: &ImageProgram, stack: &Stack) -> Result<Finished> {
+    let plan = Plan { stack: stack.clone(), program: program.clone() };
+    let file = stack.dir.join("plan.json");
+    tokio::fs::write(&file, serde_json::to_vec(&plan)?).await.context("cannot write a plan")?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(["internal", "init"])
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start a process")?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(gather(stdout), gather(stderr))
+        .context("cannot read what the program says")?;
+    let status = child.wait().await.context("cannot wait for the program")?;
+    Ok(Finished { status, stdout, stderr })
 }
 
 async fn gather(output: Option<impl AsyncRead + Unpin>) -> std::io::Result<Output> {

@@ -66,7 +66,7 @@ fn text(bytes: &[u8], what: &'static str) -> Result<String> {
 }
 
 /// Whether the entry belongs to the format: an earlier TOC or landmark, to be written anew.
-pub(super) fn is_reserved(name: &[u8]) -> bool {
+pub(crate) fn is_reserved(name: &[u8]) -> bool {
     let mut parts = name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
     let reserved = [format::TOC_NAME, format::PREFETCH_LANDMARK, format::NO_PREFETCH_LANDMARK];
     let first = parts.next().unwrap_or_default();

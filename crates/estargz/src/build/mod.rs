@@ -1,8 +1,8 @@
 //! Writes eStargz layers.
-mod entry;
+pub(crate) mod entry;
 mod members;
 mod order;
-mod tar_reader;
+pub(crate) mod tar_reader;
 mod writer;
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -88,7 +88,7 @@ pub fn convert_layer(
     order::write_prioritized(spool, output, options)
 }
 
-fn decompress<'a>(mut input: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a>(mut input: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> {
     let magic = input.fill_buf().map_err(read_failed)?;
     if magic.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(input)));

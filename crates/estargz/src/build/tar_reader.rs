@@ -11,22 +11,22 @@ const BLOCK: usize = 512;
 
 /// One entry: what its headers say, and the blocks that say it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TarEntry {
+pub(crate) struct TarEntry {
     /// Header blocks, extensions included, as they stood.
-    pub(super) raw: Vec<u8>,
-    pub(super) name: Vec<u8>,
-    pub(super) link: Vec<u8>,
-    pub(super) kind: u8,
-    pub(super) size: u64,
-    pub(super) mode: u32,
-    pub(super) uid: u64,
-    pub(super) gid: u64,
-    pub(super) mtime: i64,
-    pub(super) user: String,
-    pub(super) group: String,
-    pub(super) dev_major: u32,
-    pub(super) dev_minor: u32,
-    pub(super) xattrs: Vec<(String, Vec<u8>)>,
+    pub(crate) raw: Vec<u8>,
+    pub(crate) name: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) kind: u8,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) mtime: i64,
+    pub(crate) user: String,
+    pub(crate) group: String,
+    pub(crate) dev_major: u32,
+    pub(crate) dev_minor: u32,
+    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
 }
 
 /// Records of PAX headers and GNU long names that wait for the entry they speak of.
@@ -39,7 +39,7 @@ struct Pending {
 }
 
 /// Reads the next entry; `None` at the end of the archive. Payload and padding are the caller's.
-pub(super) fn next_entry(tar: &mut dyn Read) -> Result<Option<TarEntry>> {
+pub(crate) fn next_entry(tar: &mut dyn Read) -> Result<Option<TarEntry>> {
     let mut pending = Pending::default();
     loop {
         let Some(block) = read_block(tar)? else {
@@ -63,7 +63,7 @@ pub(super) fn next_entry(tar: &mut dyn Read) -> Result<Option<TarEntry>> {
 }
 
 /// Bytes that follow a payload of `size` bytes up to the next header.
-pub(super) fn padding(size: u64) -> u64 {
+pub(crate) fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK as u64) - size
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     format,
-    toc::{self, ReadError, TocEntry},
+    toc::{self, TocEntry},
 };
 
 /// Builds the index of a document that was verified.
@@ -32,10 +32,7 @@ pub(super) fn build(json: &[u8], digest: Digest, toc_offset: u64) -> Result<Esta
     });
     match read {
         Ok(()) => builder.finish(digest, toc_offset),
-        Err(ReadError::Entry(error)) => Err(error),
-        Err(ReadError::Json(error)) => {
-            Err(refuse("the TOC must be a JSON document as eStargz defines it").with_source(error))
-        }
+        Err(error) => Err(error.into_error()),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Xattrs, chunks::RawChunk};
 use crate::{format, time, toc::TocEntry};
 
 /// The parts of a path, as `clean("/" + name)` gives them: `..` cannot leave the root.
-pub(super) fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
+pub(crate) fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
     if path.len() > format::MAX_PATH {
         return Err(refuse("a path may have 4096 bytes"));
     }
@@ -27,7 +27,7 @@ pub(super) fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(parts)
 }
 
-pub(super) fn kind_of(entry: &TocEntry) -> Result<NodeKind> {
+pub(crate) fn kind_of(entry: &TocEntry) -> Result<NodeKind> {
     let device = || -> Result<Device> {
         let part = |number, field| {
             u32::try_from(unsigned(number, field)?)
@@ -82,7 +82,7 @@ pub(super) fn xattrs(entry: &TocEntry) -> Result<Xattrs> {
     entry.xattrs.iter().map(decode).collect()
 }
 
-pub(super) fn mtime(text: &str) -> Result<Timestamp> {
+pub(crate) fn mtime(text: &str) -> Result<Timestamp> {
     if text.is_empty() {
         return Ok(Timestamp::default());
     }
@@ -91,16 +91,16 @@ pub(super) fn mtime(text: &str) -> Result<Timestamp> {
     })
 }
 
-pub(super) fn owner(number: i64, field: &'static str) -> Result<u32> {
+pub(crate) fn owner(number: i64, field: &'static str) -> Result<u32> {
     u32::try_from(number)
         .map_err(|_| refuse("an owner must be a number of 32 bits").with_context(field, number))
 }
 
-pub(super) fn unsigned(number: i64, field: &'static str) -> Result<u64> {
+pub(crate) fn unsigned(number: i64, field: &'static str) -> Result<u64> {
     u64::try_from(number)
         .map_err(|_| refuse("a number must not be negative").with_context(field, number))
 }
 
-pub(super) fn refuse(rule: &'static str) -> Error {
+pub(crate) fn refuse(rule: &'static str) -> Error {
     Error::new(ErrorKind::Malformed, "toc::read", rule)
 }

@@ -1,7 +1,7 @@
 //! The verified tree of one layer, held compactly.
 mod builder;
 mod chunks;
-mod fields;
+pub(crate) mod fields;
 mod names;
 
 use std::{
@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 use crate::{BlobFacts, TocTrust};
 use chunks::Chunk;
+pub(crate) use fields::{clean, kind_of, mtime, owner, refuse, unsigned};
 use names::{Name, Names};
 
 /// One node: 72 bytes, whatever its name.

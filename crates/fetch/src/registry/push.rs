@@ -3,7 +3,7 @@ use bolide_core::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use http::{HeaderValue, Method, StatusCode, header};
-use reqwest::{Body, Request, Response};
+use reqwest::{Request, Response};
 use url::Url;
 
 use super::{Repository, request::location, status_error};
@@ -59,8 +59,7 @@ impl Repository {
         {
             headers.insert(header::AUTHORIZATION, grant.header());
         }
-        *request.body_mut() = Some(Body::wrap_stream(body));
-        let response = self.client.http.upload(request).await?;
+        let response = self.client.http.upload(request, body).await?;
         if response.status().is_success() {
             Ok(())
         } else {

@@ -4,7 +4,9 @@ mod lazy;
 mod limit;
 mod metered;
 mod opener;
+mod ranges;
 mod retry;
+mod spool;
 mod timeout;
 
 pub use fallback::FallbackSource;
@@ -13,6 +15,7 @@ pub use limit::LimitSource;
 pub use metered::{Meter, MeteredSource};
 pub use opener::WrapOpener;
 pub use retry::{RetryPolicy, RetrySource};
+pub use spool::{SpoolReader, SpoolSource};
 pub use timeout::TimeoutSource;
 
 #[cfg(test)]

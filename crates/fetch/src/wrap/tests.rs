@@ -152,3 +152,54 @@ fn a_place_of_another_blob_is_refused() {
     let other = source.add(Arc::new(MemoryBlob::new(truth().slice(1..))));
     assert_eq!(other.expect_err("another blob").kind(), ErrorKind::Corrupt);
 }
+
+async fn spooled(inner: Arc<FaultySource>) -> SpoolSource {
+    SpoolSource::create(inner as _, &std::env::temp_dir()).await.expect("created")
+}
+
+fn range(start: u64, end: u64) -> ByteRange {
+    ByteRange::new(start..end).expect("not empty")
+}
+
+#[tokio::test]
+async fn a_spool_keeps_the_contract_and_fills_on_the_way() {
+    let inner = faulty(SourceFault::None);
+    let source = spooled(Arc::clone(&inner)).await;
+    conformance::blob_source::all(Arc::new(source.clone()), truth()).await.expect("conforms");
+    assert_eq!((source.coverage(), source.missing()), (10_000, Vec::new()));
+    let asked = inner.requests();
+    assert_eq!(source.read_at(whole(), options()).await.expect("from the spool"), truth());
+    assert_eq!(inner.requests(), asked);
+}
+
+#[tokio::test]
+async fn a_spool_asks_only_for_what_it_lacks() {
+    let inner = faulty(SourceFault::None);
+    let source = spooled(Arc::clone(&inner)).await;
+    let read = async |start, end| source.read_at(range(start, end), options()).await.expect("read");
+    assert_eq!(read(1000, 2000).await, truth().slice(1000..2000));
+    assert_eq!(read(5000, 9000).await, truth().slice(5000..9000));
+    assert_eq!(source.missing(), [range(0, 1000), range(2000, 5000), range(9000, 10_000)]);
+    let error = source.reader().expect_err("not whole");
+    assert_eq!(
+        (error.kind(), error.context("missing")),
+        (ErrorKind::FailedPrecondition, Some("5000"),)
+    );
+    assert_eq!(read(500, 9500).await, truth().slice(500..9500));
+    for gap in source.missing() {
+        read(gap.start(), gap.end()).await;
+    }
+    assert_eq!(inner.bytes(), 10_000);
+    let mut whole = Vec::new();
+    let mut reader = source.reader().expect("whole");
+    std::io::Read::read_to_end(&mut reader, &mut whole).expect("read");
+    assert_eq!(whole, truth());
+}
+
+#[tokio::test]
+async fn a_spool_keeps_what_came_before_a_failure() {
+    let source = spooled(faulty(SourceFault::Broken(1))).await;
+    source.read_at(whole(), options()).await.expect_err("broken once");
+    assert_eq!(source.read_at(whole(), options()).await.expect("then whole"), truth());
+    assert_eq!(source.missing(), []);
+}

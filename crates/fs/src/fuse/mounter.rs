@@ -18,6 +18,7 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 use rustix::mount::UnmountFlags;
 use tokio::{runtime::Handle, sync::watch};
+use tracing::Instrument as _;
 
 use super::filesystem::LayerFilesystem;
 use crate::{Layer, ops::LayerOps};
@@ -184,7 +185,15 @@ impl Mounter for FuseMounter {
 
     async fn mount(&self, request: MountRequest) -> Result<Box<dyn Mounted>> {
         let (mounter, id) = (self.clone(), request.id.clone());
-        let started = tokio::task::spawn_blocking(move || mounter.find_or_start(&request)).await;
+        let span = tracing::info_span!(
+            "mount",
+            mounter = self.name(),
+            id,
+            toc = %request.layer.toc.digest(),
+            target = %request.target.display(),
+        );
+        let start = tokio::task::spawn_blocking(move || mounter.find_or_start(&request));
+        let started = start.instrument(span).await;
         let live = started.map_err(|error| {
             Error::new(ErrorKind::Unexpected, "fuse::mount", error.to_string())
         })??;

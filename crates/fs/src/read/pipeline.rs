@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bolide_core::{
     AccessEvent, AccessSink, BlobSource, ByteRange, ChunkCache, ChunkSpan, Error, ErrorKind,
     FetchRequest, FetchTarget, Fetched, FileReader, FillReport, LayerImage, LayerStatus,
-    LayerStore, NodeId, Priority, Result, Scheduler, StatusSource, TocIndex,
+    LayerStore, NodeId, Priority, Result, Scheduler, StatusSource, TocIndex, VerifiedChunk,
 };
 use bytes::Bytes;
 use futures::{
@@ -20,6 +20,7 @@ use futures::{
 };
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time::timeout};
+use tracing::Instrument as _;
 
 use super::{
     ReadConfig, WorkerPool, decode,
@@ -79,7 +80,9 @@ impl Pipeline {
         let filling = members.into_iter().map(|member| {
             let pipeline = self.clone();
             let work = move |urgency| -> Work {
-                Box::pin(async move { pipeline.fill_member(member, urgency).await })
+                // The task is another; its trace is that of who started it.
+                let filled = async move { pipeline.fill_member(member, urgency).await };
+                Box::pin(filled.in_current_span())
             };
             self.flights.join(member.start(), priority, work)
         });
@@ -93,6 +96,21 @@ impl Pipeline {
             }
         }
         all
+    }
+
+    /// The same, for a process that does not wait for ever.
+    async fn fill_in_time(&self, members: Vec<ByteRange>, priority: Priority) -> Result<()> {
+        let deadline = self.parts.config.on_demand_timeout;
+        let filled = timeout(deadline, self.fill_members(members, priority)).await;
+        filled.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "pipeline::read",
+                "the bytes did not arrive in time",
+            )
+            .with_context("blob", self.parts.source.digest())
+            .with_context("seconds", deadline.as_secs()))
+        })
     }
 
     async fn fill_member(&self, member: ByteRange, urgency: Urgency) -> Result<()> {
@@ -151,6 +169,13 @@ impl Pipeline {
     /// Fetches. When somebody in more of a hurry joins, asks again with that urgency: the scheduler
     /// joins equal ranges and takes it over. The first answer counts.
     async fn fetch(&self, range: ByteRange, urgency: &mut Urgency) -> Result<Fetched> {
+        let priority = *urgency.borrow();
+        let blob = self.parts.source.digest();
+        let span = tracing::debug_span!("fetch", %blob, %range, len = range.len(), priority = priority.name());
+        self.fetch_hurried(range, urgency).instrument(span).await
+    }
+
+    async fn fetch_hurried(&self, range: ByteRange, urgency: &mut Urgency) -> Result<Fetched> {
         let ask = |priority| self.parts.scheduler.fetch(self.request(range, priority));
         let mut asked = FuturesUnordered::from_iter([ask(*urgency.borrow_and_update())]);
         let fetched = loop {
@@ -173,8 +198,22 @@ impl Pipeline {
         let parts = &self.parts;
         let fetched = self.fetch(member, urgency).await?;
         let spans = wanted.clone();
-        let decoded =
-            parts.workers.run(move || Ok(decode::decode(fetched.bytes(), &spans))).await?;
+        let decoded = parts
+            .workers
+            .run(move || Ok(decode::decode(fetched.bytes(), &spans)))
+            .instrument(tracing::debug_span!("decode", chunks = wanted.len()))
+            .await?;
+        let span = tracing::debug_span!("write", chunks = wanted.len());
+        self.write_all(&wanted, decoded).instrument(span).await
+    }
+
+    /// Puts chunks where readers find them, as far as they were decoded.
+    async fn write_all(
+        &self,
+        wanted: &[ChunkSpan],
+        decoded: Vec<Result<VerifiedChunk>>,
+    ) -> Result<()> {
+        let parts = &self.parts;
         let mut all = Ok(());
         for (span, chunk) in wanted.iter().zip(decoded) {
             let chunk = match chunk {
@@ -201,6 +240,7 @@ impl Pipeline {
         urgency: &mut Urgency,
     ) -> Result<()> {
         let parts = &self.parts;
+        let chunks = wanted.len();
         let mut fill = StreamFill::new(Arc::clone(&parts.image), wanted)?;
         let mut start = member.start();
         while start < member.end() && !fill.is_done() {
@@ -213,7 +253,9 @@ impl Pipeline {
                 let pushed = runtime.block_on(fill.push(fetched.bytes()));
                 Ok((fill, pushed))
             };
-            let (pushed_to, pushed) = parts.workers.run(push).await?;
+            // Decoding and writing take turns in it.
+            let span = tracing::debug_span!("decode", chunks, %range);
+            let (pushed_to, pushed) = parts.workers.run(push).instrument(span).await?;
             fill = pushed_to;
             pushed.map_err(|error| self.explain(error, fill.current()))?;
             start = end;
@@ -290,20 +332,22 @@ impl FileReader for Pipeline {
         let spans = plan::spans(&*self.parts.index, file, range.clone())?;
         let members = plan::members(self.missing(&spans));
         self.note(|| AccessEvent::Read { file, range: range.clone(), hit: members.is_empty() });
-        let deadline = self.parts.config.on_demand_timeout;
-        let filled = timeout(deadline, self.fill_members(members, priority)).await;
-        let filled = filled.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                "pipeline::read",
-                "the bytes did not arrive in time",
-            )
-            .with_context("blob", self.parts.source.digest())
-            .with_context("seconds", deadline.as_secs()))
-        });
-        // A neighbour in the same member may be what failed.
-        if self.missing(&spans).next().is_some() {
-            filled?;
+        // What is there already costs no span.
+        if !members.is_empty() {
+            let span = tracing::debug_span!(
+                "read_on_demand",
+                blob = %self.parts.source.digest(),
+                file = %self.parts.index.path(file).unwrap_or_default().display(),
+                offset = range.start,
+                len = range.end - range.start,
+                chunks = self.missing(&spans).count(),
+                fetched_bytes = members.iter().map(|member| member.len()).sum::<u64>(),
+            );
+            let filled = self.fill_in_time(members, priority).instrument(span).await;
+            // A neighbour in the same member may be what failed.
+            if self.missing(&spans).next().is_some() {
+                filled?;
+            }
         }
         let image = Arc::clone(&self.parts.image);
         let read = move || gather(&*image, &spans, &range);

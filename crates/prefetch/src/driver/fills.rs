@@ -12,6 +12,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, sleep_until},
 };
+use tracing::Instrument as _;
 
 use super::DriverConfig;
 
@@ -87,7 +88,8 @@ impl Fills {
                 // Somebody read while this waited for its turn.
                 continue;
             }
-            let filled = reader.fill(&target, Priority::Background).await;
+            let span = tracing::debug_span!("background", ?target);
+            let filled = reader.fill(&target, Priority::Background).instrument(span).await;
             drop(permit);
             match filled {
                 Ok(_) => return,

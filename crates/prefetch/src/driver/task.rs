@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 use bolide_core::{AccessEvent, FetchTarget, FileReader, LayerView, Prefetcher, Result, TocIndex};
 use futures::future::{BoxFuture, FutureExt as _, pending};
 use tokio::sync::{mpsc, watch};
+use tracing::{Instrument as _, Span};
 
 use super::{fills::Fills, lanes::Lanes};
 
@@ -34,6 +35,9 @@ pub(super) struct LayerTask {
     lanes: Lanes,
     fills: Arc<Fills>,
     progress: watch::Sender<Start>,
+    /// From when the layer was added until what was hinted at then was carried out; a child of
+    /// what added it.
+    span: Span,
     failed: bool,
     /// Whether policies may have something to say when told that the layer is idle: they said
     /// something the last time, or something happened since.
@@ -49,6 +53,7 @@ impl LayerTask {
     ) -> Self {
         Self {
             lanes: Lanes::new(layer.toc.digest()),
+            span: tracing::info_span!("prefetch", toc = %layer.toc.digest()),
             toc: layer.toc,
             reader: layer.reader,
             policies,
@@ -67,7 +72,8 @@ impl LayerTask {
         let mut background: Option<BoxFuture<'static, Background>> = None;
         loop {
             if start.is_none() {
-                start = self.lanes.start.pop_front().map(|target| self.prefetch(target));
+                let next = self.lanes.start.pop_front().map(|target| self.prefetch(target));
+                start = next.map(|fill| fill.instrument(self.span.clone()).boxed());
                 if start.is_none() {
                     self.end_start();
                 }
@@ -135,7 +141,8 @@ impl LayerTask {
         self.ask_when_idle.then(|| async move { Background::Idle(fills.idle().await) }.boxed())
     }
 
-    fn end_start(&self) {
+    fn end_start(&mut self) {
+        self.span = Span::none();
         let end = if self.failed { Start::Failed } else { Start::Complete };
         self.progress.send_if_modified(|start| {
             let running = *start == Start::Running;

@@ -48,10 +48,10 @@ pub struct RegistrySettings {
     pub idle_timeout: Duration,
 }
 
-/// Tiers asked before the network.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Tiers asked before the network, by default none: the layer store keeps every chunk on disk and
+/// the kernel keeps what is read, so a tier in memory would hold the same bytes a third time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[derive(Default)]
 pub struct CacheSettings {
     /// Bytes of chunks kept in memory; 0 for none.
     #[serde(deserialize_with = "units::size")]

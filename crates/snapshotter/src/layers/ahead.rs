@@ -89,8 +89,8 @@ mod tests {
         let ahead = Ahead::new();
         ahead.begin("image", &opener, &[digest, digest]);
         assert!(ahead.take("other", digest).await.is_none());
-        let opened = ahead.take("image", digest).await.expect("begun").expect("opens");
-        assert_eq!(opened.tail.len(), 1000);
+        let taken = ahead.take("image", digest).await.expect("begun").expect("opens");
+        assert_eq!(taken.tail.len(), 1000);
         assert!(ahead.take("image", digest).await.is_none());
     }
 

@@ -136,3 +136,6 @@ impl RemoteLayers for NodeLayers {
         self.0.shutdown().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,7 +71,7 @@ impl Openings {
     ) -> Result<ReadyLayer> {
         let trust = self.trust(request)?;
         if let TocTrust::Digest(toc) = trust
-            && let Some(ready) = self.from_disk(request.layer_digest, toc, &opener).await
+            && let Some(ready) = self.held(request.layer_digest, toc, &opener).await
         {
             return Ok(ready);
         }
@@ -83,7 +83,7 @@ impl Openings {
             )
             .with_context("layer", request.layer_digest));
         }
-        self.from_network(request, trust, &opener).await
+        self.fetch(request, trust, &opener).await
     }
 
     /// On what ground the layer's TOC is believed.
@@ -102,14 +102,14 @@ impl Openings {
     }
 
     /// The layer as an earlier mount left it. Damage to that is only a reason to fetch it again.
-    async fn from_disk(
+    async fn held(
         &self,
         blob: Digest,
         toc: Digest,
         opener: &Arc<dyn BlobOpener>,
     ) -> Option<ReadyLayer> {
-        let held = self.read_artifacts(blob, toc).await;
-        let found = held.inspect_err(|error| {
+        let read = self.read_artifacts(blob, toc).await;
+        let found = read.inspect_err(|error| {
             tracing::warn!(%toc, %error, "a layer's index on disk cannot be used; it is fetched again");
         });
         let (index, facts) = found.ok().flatten()?;
@@ -126,9 +126,8 @@ impl Openings {
         let Some(document) = self.store.artifact(toc, Artifact::Toc).await? else {
             return Ok(None);
         };
-        let facts: BlobFacts = serde_json::from_slice(&facts).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "layers::from_disk", error.to_string())
-        })?;
+        let facts: BlobFacts = serde_json::from_slice(&facts)
+            .map_err(|error| Error::new(ErrorKind::Corrupt, "layers::held", error.to_string()))?;
         if facts.blob != blob {
             // Two blobs can hold one TOC: compressed otherwise, their members lie elsewhere.
             return Ok(None);
@@ -139,7 +138,7 @@ impl Openings {
         Ok(Some((index.await?, facts)))
     }
 
-    async fn from_network(
+    async fn fetch(
         &self,
         request: &RemoteLayerRequest,
         trust: TocTrust,
@@ -147,12 +146,12 @@ impl Openings {
     ) -> Result<ReadyLayer> {
         // Begun before this layer is opened, so that all of them share one round trip.
         self.ahead.begin(&request.reference, opener, &request.image_layers);
-        let opened = self.open_blob(request, opener).await?;
+        let blob = self.open_blob(request, opener).await?;
         let span = tracing::info_span!("toc", layer = %request.layer_digest);
-        let raw = read_toc(&opened).instrument(span).await?;
+        let raw = read_toc(&blob).instrument(span).await?;
         let OpenedLayer { index, toc, facts, .. } =
             self.workers.run(move || raw.index(trust)).await?;
-        Ok(ReadyLayer { index, source: opened.source, learned: Some(Learned { toc, facts }) })
+        Ok(ReadyLayer { index, source: blob.source, learned: Some(Learned { toc, facts }) })
     }
 
     async fn open_blob(
@@ -163,8 +162,8 @@ impl Openings {
         let blob = request.layer_digest;
         let span = tracing::info_span!("open", layer = %blob);
         async {
-            if let Some(Ok(opened)) = self.ahead.take(&request.reference, blob).await {
-                return Ok(opened);
+            if let Some(Ok(held)) = self.ahead.take(&request.reference, blob).await {
+                return Ok(held);
             }
             // What failed ahead may succeed now, and then its failure is this request's own.
             opener.open(BlobRef { digest: blob, size: None }, TAIL_HINT).await

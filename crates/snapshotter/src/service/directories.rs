@@ -53,8 +53,8 @@ pub(super) struct Wanted {
     pub(super) id: u64,
     /// Whether overlayfs will need a work directory.
     pub(super) writable: bool,
-    /// Id of the parent, whose root owns this root too.
-    pub(super) parent: Option<u64>,
+    /// Id of the snapshot whose root's owner gets this root, too.
+    pub(super) owner: Option<u64>,
 }
 
 impl Directories {
@@ -118,8 +118,8 @@ impl Directories {
         if wanted.writable {
             directory(&draft.join("work"), 0o711)?;
         }
-        let Some(parent) = wanted.parent else { return Ok(()) };
-        let owner = fs::metadata(self.fs(parent))?;
+        let Some(owner) = wanted.owner else { return Ok(()) };
+        let owner = fs::metadata(self.fs(owner))?;
         lchown(&content, Some(owner.uid()), Some(owner.gid()))
     }
 

@@ -9,7 +9,6 @@ mod disk_usage;
 mod mount_points;
 mod not_lazy;
 mod prepare;
-mod user_namespace;
 
 use std::{
     path::{Path, PathBuf},
@@ -32,8 +31,8 @@ use crate::{
 
 /// A snapshotter whose layers may be lazy.
 ///
-/// Dropping the future of an operation may leave it half done, until the next
-/// [`cleanup`](Self::cleanup); whoever serves clients that go away runs each as a task.
+/// Dropping the future of an operation may leave something for Cleanup, so whoever serves clients
+/// that go away runs each as a task, as [`grpc`](crate::grpc) does.
 #[derive(Debug)]
 pub struct SnapshotService {
     root: PathBuf,
@@ -62,7 +61,7 @@ impl SnapshotService {
             directories: Directories::open(root)?,
             not_lazy: NotLazyList::default(),
             cleaning: tokio::sync::Mutex::default(),
-            userxattr: user_namespace::inside(),
+            userxattr: crate::user_namespace::inside(),
         }))
     }
 

@@ -2,11 +2,7 @@
 //! to unpack into.
 use bolide_core::{Error, ErrorKind, Result};
 
-use super::{
-    SnapshotService,
-    directories::{Building, Wanted},
-    not_lazy,
-};
+use super::{SnapshotService, directories::Wanted, not_lazy};
 use crate::{
     labels::{self, Labels, RemoteLayerRequest},
     lifecycle::{self, Kind, NewSnapshot, Snapshot},
@@ -37,36 +33,12 @@ impl SnapshotService {
         let mut labels = labels::without_marks(labels);
         let ancestors = self.parents(key, parent).await?;
         if let Some(request) = RemoteLayerRequest::from_labels(parent, &labels) {
-            let target = labels.get(labels::TARGET).cloned().unwrap_or_default();
-            let outcome = match request {
-                Ok(request) => self.remote(&request, &ancestors, &labels).await,
-                Err(error) => self
-                    .existing(&target, parent)
-                    .await
-                    .map(|found| found.unwrap_or(Outcome::NotLazy(error))),
-            };
-            match outcome {
-                Ok(Outcome::Ready) => {
-                    let message = "prepared remote snapshot";
-                    tracing::debug!("remote-snapshot-prepared" = "true", key, parent, "{message}");
-                    return Err(ready(&target));
-                }
-                Ok(Outcome::NotLazy(error)) => {
-                    tracing::warn!(
-                        "remote-snapshot-prepared" = "false",
-                        key, parent, %error,
-                        "failed to prepare remote snapshot"
-                    );
-                    not_lazy::label(&mut labels, &error.to_string());
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        "remote-snapshot-prepared" = "false",
-                        key, parent, %error,
-                        "failed to internally commit remote snapshot"
-                    );
-                    return Err(error);
-                }
+            let target = labels.get(labels::TARGET).map_or("", String::as_str);
+            let outcome = self.remote(target, parent, request, &labels).await;
+            log(key, parent, &outcome);
+            match outcome? {
+                Outcome::Ready => return Err(ready(target)),
+                Outcome::NotLazy(error) => not_lazy::label(&mut labels, &error.to_string()),
             }
         }
         self.ordinary((key, parent), Kind::Active, labels, &ancestors).await
@@ -109,9 +81,11 @@ impl SnapshotService {
         ancestors: &[Snapshot],
     ) -> Result<Vec<MountSpec>> {
         self.check_layers(ancestors).await?;
-        let building = self.directory(kind == Kind::Active, ancestors).await?;
+        let (id, writable) = (self.store.next_id(), kind == Kind::Active);
+        let owner = ancestors.first().map(|parent| parent.id);
+        let building = self.directories.make(Wanted { id, writable, owner }).await?;
         let (name, parent) = (key.to_owned(), parent.to_owned());
-        let new = NewSnapshot { id: building.id, name, parent, kind, labels };
+        let new = NewSnapshot { id, name, parent, kind, labels };
         match self.store.create(new).await {
             Ok(lineage) => {
                 self.not_lazy.record(&lineage.snapshot);
@@ -124,28 +98,26 @@ impl SnapshotService {
         }
     }
 
-    async fn directory(&self, writable: bool, ancestors: &[Snapshot]) -> Result<Building> {
-        let id = self.store.next_id();
-        let parent = ancestors.first().map(|parent| parent.id);
-        self.directories.make(Wanted { id, writable, parent }).await
-    }
-
     /// Mounts the layer and makes it the committed snapshot of its target. An error means that the
-    /// layer was mounted and could not be committed; it is unmounted again.
+    /// layer could not be committed; it is unmounted again.
     async fn remote(
         &self,
-        request: &RemoteLayerRequest,
-        ancestors: &[Snapshot],
+        target: &str,
+        parent: &str,
+        request: Result<RemoteLayerRequest>,
         labels: &Labels,
     ) -> Result<Outcome> {
-        let (target, parent) = (request.target.as_str(), request.parent.as_str());
         if let Some(outcome) = self.existing(target, parent).await? {
             return Ok(outcome);
         }
-        let building = self.directory(false, ancestors).await?;
-        let id = building.id.to_string();
-        let content = self.directories.fs(building.id);
-        if let Err(error) = self.layers.mount(&id, request, &content).await {
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Ok(Outcome::NotLazy(error)),
+        };
+        let (id, writable, owner) = (self.store.next_id(), false, None);
+        let building = self.directories.make(Wanted { id, writable, owner }).await?;
+        let content = self.directories.fs(id);
+        if let Err(error) = self.layers.mount(&id.to_string(), &request, &content).await {
             self.directories.discard(building).await;
             return Ok(Outcome::NotLazy(error));
         }
@@ -153,11 +125,11 @@ impl SnapshotService {
         labels.insert(labels::REMOTE.to_owned(), labels::REMOTE_VALUE.to_owned());
         let (name, parent_name) = (target.to_owned(), parent.to_owned());
         let kind = Kind::Committed;
-        let new = NewSnapshot { id: building.id, name, parent: parent_name, kind, labels };
+        let new = NewSnapshot { id, name, parent: parent_name, kind, labels };
         let Err(error) = self.store.create(new).await else { return Ok(Outcome::Ready) };
-        match self.layers.unmount(&id).await {
+        match self.layers.unmount(&id.to_string()).await {
             Ok(()) => self.directories.discard(building).await,
-            Err(error) => tracing::warn!(id, %error, "a layer without snapshot stays mounted"),
+            Err(error) => tracing::warn!(id, %error, "a layer is left to Cleanup"),
         }
         if error.kind() != ErrorKind::AlreadyExists {
             return Err(error);
@@ -180,6 +152,32 @@ impl SnapshotService {
                 .with_context("parent", holder.parent)
                 .with_context("kind", holder.kind.name()),
         )))
+    }
+}
+
+/// The lines by which users and their tests tell what is lazy, as stargz-snapshotter writes them.
+fn log(key: &str, parent: &str, outcome: &Result<Outcome>) {
+    match outcome {
+        Ok(Outcome::Ready) => tracing::debug!(
+            "remote-snapshot-prepared" = "true",
+            key,
+            parent,
+            "prepared remote snapshot"
+        ),
+        Ok(Outcome::NotLazy(error)) => tracing::warn!(
+            "remote-snapshot-prepared" = "false",
+            key,
+            parent,
+            %error,
+            "failed to prepare remote snapshot"
+        ),
+        Err(error) => tracing::warn!(
+            "remote-snapshot-prepared" = "false",
+            key,
+            parent,
+            %error,
+            "failed to internally commit remote snapshot"
+        ),
     }
 }
 

@@ -2,6 +2,7 @@
 pub mod blob_source;
 pub mod chunk_cache;
 pub mod layer_store;
+pub mod scheduler;
 pub mod toc_index;
 pub mod verdict;
 

@@ -36,6 +36,8 @@ pub enum SourceFault {
     WrongSize,
     /// Every other stream starts one byte late.
     Unsteady,
+    /// Streams panic when they are polled.
+    Panics,
 }
 
 /// A source around another that misbehaves in one way, and counts requests and bytes.
@@ -120,6 +122,9 @@ impl BlobSource for FaultySource {
             SourceFault::Broken(times) if number < times => {
                 let half = self.partly(range, range.len() / 2, options);
                 half.chain(stream::iter([Err(broken(range))])).boxed()
+            }
+            SourceFault::Panics => {
+                stream::once(async { panic!("a source that panics on purpose") }).boxed()
             }
             SourceFault::Stalled => stream::once(future::pending()).boxed(),
             SourceFault::Unbounded if range.end() > self.inner.size() => {

@@ -1,0 +1,195 @@
+//! A layer that is there as a whole is checked as one.
+use std::{fs, path::PathBuf};
+
+use bolide_core::{
+    BlobOpener as _, BlobRef, BlobSource as _, Digest, ErrorKind, Result, memory::MemoryBlob,
+};
+use bolide_estargz::{
+    BlobVerdict, BuildOptions, EstargzIndex, OpenedLayer, TAIL_HINT, TocTrust, check_blob,
+    convert_layer, open_layer,
+};
+use serde_json::{Value, json};
+
+/// A tar with every kind of entry.
+fn tar() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |kind: tar::EntryType, path: &str, link: &str, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_path(path).expect("short");
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(1000);
+        header.set_gid(1001);
+        header.set_mtime(1_700_000_000);
+        if !link.is_empty() {
+            header.set_link_name(link).expect("short");
+        }
+        header.set_device_major(1).expect("ustar");
+        header.set_device_minor(3).expect("ustar");
+        header.set_cksum();
+        tar.append(&header, content).expect("in memory");
+    };
+    use tar::EntryType;
+    let pax = b"31 SCHILY.xattr.user.color=red\n";
+    add(EntryType::Directory, "dir/", "", b"");
+    add(EntryType::Regular, "dir/file", "", &[7; 5000]);
+    add(EntryType::XHeader, "pax", "", pax);
+    add(EntryType::Regular, "dir/marked", "", b"colourful");
+    add(EntryType::Link, "same", "dir/file", b"");
+    add(EntryType::Symlink, "link", "dir/file", b"");
+    add(EntryType::Char, "null", "", b"");
+    add(EntryType::Regular, "implied/file", "", b"content");
+    tar.into_inner().expect("in memory")
+}
+
+fn convert(tar: &[u8]) -> (Vec<u8>, Digest) {
+    let mut blob = Vec::new();
+    let report = convert_layer(&mut &*tar, &mut blob, &BuildOptions::default(), None);
+    (blob, report.expect("converts").diff_id)
+}
+
+async fn open(blob: &[u8]) -> OpenedLayer {
+    let blob = MemoryBlob::new(blob.to_vec());
+    let wanted = BlobRef { digest: blob.digest(), size: None };
+    let opened = blob.open(wanted, TAIL_HINT).await.expect("opens");
+    open_layer(&opened, TocTrust::Unverified).await.expect("is eStargz")
+}
+
+fn check(blob: &[u8], index: &EstargzIndex) -> Result<BlobVerdict> {
+    check_blob(&mut &*blob, Digest::of(blob), index)
+}
+
+/// The disagreements after `lie` has changed the entries of the TOC.
+async fn caught(lie: impl FnOnce(&mut Vec<Value>)) -> Vec<String> {
+    let (blob, _) = convert(&tar());
+    let layer = open(&blob).await;
+    let mut toc: Value = serde_json::from_slice(&layer.toc).expect("JSON");
+    lie(toc["entries"].as_array_mut().expect("entries"));
+    let toc = toc.to_string();
+    let index = EstargzIndex::from_toc(toc.as_bytes(), TocTrust::Unverified, &layer.facts);
+    check(&blob, &index.expect("still a tree")).expect("the blob is sound").disagreements
+}
+
+fn named<'a>(entries: &'a mut [Value], name: &str) -> &'a mut Value {
+    entries.iter_mut().find(|entry| entry["name"] == name).expect("is there")
+}
+
+#[tokio::test]
+async fn an_honest_layer_has_no_disagreements() {
+    let (blob, diff_id) = convert(&tar());
+    let verdict = check(&blob, &open(&blob).await.index).expect("checks");
+    assert_eq!(verdict, BlobVerdict { blob: Digest::of(&blob), diff_id, disagreements: vec![] });
+}
+
+#[tokio::test]
+async fn layers_of_the_reference_implementation_have_no_disagreements() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/blobs");
+    let mut checked = 0;
+    for blob in fs::read_dir(dir).expect("testdata") {
+        let blob = fs::read(blob.expect("entry").path()).expect("blob");
+        let memory = MemoryBlob::new(blob.clone());
+        let wanted = BlobRef { digest: memory.digest(), size: None };
+        let opened = memory.open(wanted, TAIL_HINT).await.expect("opens");
+        let Ok(layer) = open_layer(&opened, TocTrust::Unverified).await else { continue };
+        let verdict = check(&blob, &layer.index).expect("checks");
+        assert_eq!(verdict.disagreements, Vec::<String>::new());
+        checked += 1;
+    }
+    assert!(checked >= 5, "{checked} layers");
+}
+
+#[tokio::test]
+async fn a_toc_that_lies_is_caught() {
+    type Lie = fn(&mut Value);
+    let lies: [(&str, Lie, &str); 8] = [
+        ("dir/file", |entry| entry["mode"] = json!(0o4755), "mode is 0o644 in the tar and 0o4755"),
+        ("dir/file", |entry| entry["uid"] = json!(0), "owner is (1000, 1001)"),
+        ("dir/file", |entry| entry["modtime"] = json!("2020-01-01T00:00:00Z"), "modification time"),
+        ("link", |entry| entry["linkName"] = json!("/etc/shadow"), "target is \"dir/file\""),
+        ("null", |entry| entry["devMinor"] = json!(5), "type is CharDevice"),
+        ("null", |entry| entry["type"] = json!("fifo"), "type is CharDevice"),
+        ("dir/marked", |entry| entry["xattrs"] = json!({}), "extended attribute \"user.color\""),
+        ("same", |entry| entry["linkName"] = json!("implied/file"), "hard link to \"dir/file\""),
+    ];
+    for (name, lie, expected) in lies {
+        let found = caught(|entries| lie(named(entries, name))).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(name) && found[0].contains(expected), "{found:?}: {expected}");
+    }
+}
+
+#[tokio::test]
+async fn a_toc_that_omits_or_adds_a_file_is_caught() {
+    let found = caught(|entries| entries.retain(|entry| entry["name"] != "link")).await;
+    assert_eq!(found, ["\"link\": it is in the tar and not in the TOC"]);
+    let added = json!({ "name": "etc/cron.d", "type": "dir", "mode": 0o755 });
+    let found = caught(|entries| entries.push(added)).await;
+    assert_eq!(
+        found,
+        [
+            "\"etc\": it is in the TOC and not in the tar",
+            "\"etc/cron.d\": it is in the TOC and not in the tar"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_is_reported_is_bounded() {
+    let many = (0..300).map(|n| json!({ "name": format!("more{n}"), "type": "fifo" }));
+    let found = caught(|entries| entries.extend(many)).await;
+    assert_eq!(found.len(), 101);
+    assert_eq!(found[100], "and 200 more");
+}
+
+#[tokio::test]
+async fn of_two_entries_with_one_path_the_later_counts() {
+    let twice = [&tar()[..tar().len() - 1024], &tar()].concat();
+    let (blob, _) = convert(&twice);
+    let verdict = check(&blob, &open(&blob).await.index).expect("checks");
+    assert_eq!(verdict.disagreements, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_flipped_byte_between_chunks_is_found() {
+    let (blob, _) = convert(&tar());
+    let (expected, layer) = (Digest::of(&blob), open(&blob).await);
+    // The first member holds the header of the first file, and no chunk.
+    for at in [20, blob.len() - 60, blob.len() - 1] {
+        let mut flipped = blob.clone();
+        flipped[at] ^= 1;
+        let error = check_blob(&mut &*flipped, expected, &*layer.index).expect_err("flipped");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.context("expected"), Some(expected.to_string().as_str()));
+    }
+    let error = check_blob(&mut &blob[..blob.len() / 2], expected, &*layer.index);
+    assert_eq!(error.expect_err("cut").kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn what_is_no_layer_or_unpacks_without_end_is_malformed() {
+    let (blob, _) = convert(&tar());
+    let index = open(&blob).await.index;
+    let error = check(b"no tar at all", &index).expect_err("no tar");
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    let zeros = std::io::Read::take(std::io::repeat(0), 80 << 20);
+    let bomb = zstd::stream::encode_all(zeros, 1).expect("in memory");
+    assert!(bomb.len() < 100_000);
+    let error = check(&bomb, &index).expect_err("a bomb");
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+}
+
+#[tokio::test]
+async fn zstd_layers_with_skippable_frames_at_their_end_are_read() {
+    let (blob, diff_id) = convert(&tar());
+    let index = open(&blob).await.index;
+    let mut plain = Vec::new();
+    let mut gunzip = flate2::read::MultiGzDecoder::new(&blob[..]);
+    std::io::Read::read_to_end(&mut gunzip, &mut plain).expect("gzip");
+    let (head, tail) = plain.split_at(4096);
+    let frame = |part| zstd::stream::encode_all(part, 3).expect("in memory");
+    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 5, 0, 0, 0][..], b"extra"].concat();
+    let frames = [frame(head), frame(tail), skippable].concat();
+    let verdict = check(&frames, &index).expect("checks");
+    assert_eq!((verdict.diff_id, verdict.disagreements), (diff_id, vec![]));
+}

@@ -1,0 +1,247 @@
+//! What an image is made of, from its documents, footers and TOCs alone.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bolide_core::{Digest, Error, ErrorKind, OpenedBlob, PrefetchMark, Result, TocIndex as _};
+use bolide_estargz::{
+    Footer, LayerFormat, ListedFile, OpenedLayer, TocTrust,
+    format::{ANNOTATION_TOC_DIGEST, MAX_TOC_BYTES},
+    read_toc,
+};
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+
+use crate::{Access, ImageSource, Location, Platform, blob_reader::blocking, manifest::Descriptor};
+
+/// TOCs read at one time. Each may take [`MAX_TOC_BYTES`] and as much again for its index.
+const CONCURRENT_LAYERS: usize = 2;
+/// Most bytes of TOCs that are held for one report.
+const MAX_KEPT_BYTES: u64 = 2 * MAX_TOC_BYTES;
+
+/// What to report of an image.
+#[derive(Clone, Debug)]
+pub struct InspectOptions {
+    /// Which image of an index to look at.
+    pub platform: Platform,
+    /// Whether to list the files of each layer.
+    pub files: bool,
+    /// Whether to keep the TOC documents.
+    pub tocs: bool,
+}
+
+impl Default for InspectOptions {
+    fn default() -> Self {
+        Self { platform: Platform::host(), files: false, tocs: false }
+    }
+}
+
+/// What an image is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageReport {
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Media type of the manifest.
+    pub media_type: String,
+    /// Digest of its configuration.
+    pub config: Digest,
+    /// The layers, bottom to top.
+    pub layers: Vec<LayerReport>,
+}
+
+/// What one layer is.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerReport {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Size of the blob, in bytes.
+    pub size: u64,
+    /// Media type.
+    pub media_type: String,
+    /// How it can be read.
+    pub format: Format,
+    /// Digest of the TOC in the blob; none in a plain layer.
+    pub toc_digest: Option<Digest>,
+    /// What the manifest says of that digest; none for a plain layer.
+    pub annotation: Option<Annotation>,
+    /// What the TOC tells; none for a plain layer and for a TOC that is not the annotated one.
+    #[serde(flatten)]
+    pub contents: Option<Contents>,
+    /// The files in tar order, if they were asked for and the TOC may be believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<ListedFile>>,
+    /// The TOC document, if it was asked for. Not part of the written report.
+    #[serde(skip)]
+    pub toc: Option<Bytes>,
+}
+
+/// How a layer can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// File by file, as eStargz.
+    Estargz,
+    /// File by file, as stargz of CRFS.
+    LegacyStargz,
+    /// As a whole only.
+    Plain,
+}
+
+/// What the manifest says of a TOC's digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Annotation {
+    /// The digest of the TOC that the blob has.
+    Matches,
+    /// Another digest: the layer is not to be believed.
+    Differs,
+    /// Nothing, so that the layer cannot be verified.
+    Missing,
+}
+
+/// What a TOC tells of its layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Contents {
+    /// Files, directories and all other nodes but the root; hard links are no nodes of their own.
+    pub nodes: u64,
+    /// Chunks.
+    pub chunks: u32,
+    /// What is marked for prefetching.
+    pub prefetch: Prefetch,
+}
+
+/// What the author of a layer marked for prefetching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefetch {
+    /// Nothing is said.
+    Absent,
+    /// That nothing is worth it.
+    Nothing,
+    /// So many bytes from the start of the blob.
+    UpTo(u64),
+}
+
+/// Reads the manifest, the configuration and of each layer the footer and TOC of the image at
+/// `location`.
+///
+/// A layer that cannot be read file by file is reported as plain. Fails as [`ImageSource::open`]
+/// does, and with `Malformed` when an annotation or a TOC breaks a rule, `Corrupt` when a blob has
+/// another size than its descriptor says, `Exhausted` when there is more to list than is held.
+pub async fn inspect_image(
+    access: &Access,
+    location: &Location,
+    options: &InspectOptions,
+) -> Result<ImageReport> {
+    let image = ImageSource::open(access, location, &options.platform).await?;
+    let inspection = Inspection { image: &image, options, kept: AtomicU64::new(0) };
+    let layers = stream::iter(&image.manifest().layers)
+        .map(|layer| async {
+            let report = inspection.layer(layer).await;
+            report.map_err(|error| error.with_context("layer", layer.digest))
+        })
+        .buffered(CONCURRENT_LAYERS)
+        .try_collect()
+        .await?;
+    Ok(ImageReport {
+        manifest: image.target().digest,
+        media_type: image.target().media_type.clone(),
+        config: image.manifest().config.digest,
+        layers,
+    })
+}
+
+struct Inspection<'a> {
+    image: &'a ImageSource,
+    options: &'a InspectOptions,
+    kept: AtomicU64,
+}
+
+impl Inspection<'_> {
+    async fn layer(&self, layer: &Descriptor) -> Result<LayerReport> {
+        let annotated = annotated(layer)?;
+        // Not the usual guess of a TOC's size: nothing but what is reported is read.
+        let opened = self.image.open_blob(layer, Footer::SIZE as u64).await?;
+        let mut report = LayerReport {
+            digest: layer.digest,
+            size: layer.size,
+            media_type: layer.media_type.clone(),
+            format: Format::Plain,
+            toc_digest: None,
+            annotation: None,
+            contents: None,
+            files: None,
+            toc: None,
+        };
+        match Footer::parse(&opened.tail, opened.source.size()) {
+            Ok(_) => self.describe(&opened, annotated, &mut report).await?,
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error),
+        }
+        Ok(report)
+    }
+
+    async fn describe(
+        &self,
+        opened: &OpenedBlob,
+        annotated: Option<Digest>,
+        report: &mut LayerReport,
+    ) -> Result<()> {
+        let raw = read_toc(opened).await?;
+        let list = self.options.files;
+        let (opened, files) = blocking(move || {
+            // Not verified yet: whether it matches is what is asked.
+            let opened = raw.index(TocTrust::Unverified)?;
+            let believed = annotated.is_none_or(|digest| digest == opened.index.digest());
+            let files = if list && believed { Some(opened.list()?) } else { None };
+            Ok((opened, files))
+        })
+        .await?;
+        let digest = opened.index.digest();
+        report.format = match opened.facts.format {
+            LayerFormat::Estargz => Format::Estargz,
+            LayerFormat::LegacyStargz => Format::LegacyStargz,
+        };
+        report.toc_digest = Some(digest);
+        report.annotation = Some(match annotated {
+            Some(annotated) if annotated == digest => Annotation::Matches,
+            Some(_) => Annotation::Differs,
+            None => Annotation::Missing,
+        });
+        if report.annotation != Some(Annotation::Differs) {
+            report.contents = Some(contents(&opened));
+        }
+        if self.options.files || self.options.tocs {
+            self.keep(opened.toc.len())?;
+        }
+        report.files = files;
+        report.toc = self.options.tocs.then_some(opened.toc);
+        Ok(())
+    }
+
+    fn keep(&self, bytes: usize) -> Result<()> {
+        let kept = self.kept.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        if kept <= MAX_KEPT_BYTES {
+            return Ok(());
+        }
+        let rule = "the TOCs of an image that is listed may have 1 GiB together";
+        Err(Error::new(ErrorKind::Exhausted, "image::inspect", rule).with_context("bytes", kept))
+    }
+}
+
+fn annotated(layer: &Descriptor) -> Result<Option<Digest>> {
+    let text = layer.annotations.get(ANNOTATION_TOC_DIGEST);
+    let parsed = text.map(|text| text.parse()).transpose();
+    parsed.map_err(|error: Error| error.with_context("annotation", ANNOTATION_TOC_DIGEST))
+}
+
+fn contents(layer: &OpenedLayer) -> Contents {
+    Contents {
+        nodes: layer.index.len().saturating_sub(1) as u64,
+        chunks: layer.index.chunk_count(),
+        prefetch: match layer.index.prefetch_mark() {
+            PrefetchMark::Absent => Prefetch::Absent,
+            PrefetchMark::Nothing => Prefetch::Nothing,
+            PrefetchMark::UpTo(range) => Prefetch::UpTo(range.end()),
+        },
+    }
+}

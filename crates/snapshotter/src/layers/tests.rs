@@ -1,0 +1,285 @@
+//! What snapshots can rely on of the layers under them.
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bolide_cache::{DiskLayerConfig, DiskLayerStore};
+use bolide_core::{
+    BlobOpener, BlobRef, BlobSource as _, Digest, OpenedBlob,
+    memory::{DirectScheduler, MemoryBlob, RecordingMounter},
+};
+use bolide_estargz::{BuildOptions, convert_layer};
+use bolide_prefetch::DriverConfig;
+
+use super::*;
+
+/// Blobs by digest, behind a network that can be cut.
+#[derive(Clone, Debug, Default)]
+struct Shelf {
+    blobs: Arc<HashMap<Digest, MemoryBlob>>,
+    down: Arc<AtomicBool>,
+    opened: Arc<AtomicU64>,
+}
+
+impl Shelf {
+    fn opened(&self) -> u64 {
+        self.opened.load(Ordering::SeqCst)
+    }
+
+    fn cut(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl BlobOpener for Shelf {
+    async fn open(&self, blob: BlobRef, tail_hint: u64) -> Result<OpenedBlob> {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "shelf::open", "the network is cut"));
+        }
+        let held = self.blobs.get(&blob.digest);
+        let held =
+            held.ok_or_else(|| Error::new(ErrorKind::NotFound, "shelf::open", "no such blob"))?;
+        held.open(blob, tail_hint).await
+    }
+}
+
+impl Places for Shelf {
+    fn opener(&self, reference: &str) -> Result<Arc<dyn BlobOpener>> {
+        if reference.is_empty() {
+            return Err(Error::new(ErrorKind::Malformed, "shelf::opener", "no reference"));
+        }
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+/// An eStargz layer of one file, and the digest of its TOC.
+fn layer(content: &[u8]) -> (MemoryBlob, Digest) {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", content).expect("entry");
+    let (tar, mut blob) = (tar.into_inner().expect("tar"), Vec::new());
+    let report =
+        convert_layer(&mut &tar[..], &mut blob, &BuildOptions::default(), None).expect("converts");
+    (MemoryBlob::new(blob), report.toc_digest)
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    shelf: Shelf,
+    mounter: RecordingMounter,
+    requests: Vec<RemoteLayerRequest>,
+}
+
+/// One running node over the bench's directory.
+struct Running {
+    layers: NodeLayers,
+    store: Arc<DiskLayerStore>,
+    driver: Arc<Driver>,
+}
+
+impl Running {
+    async fn end(self) {
+        self.layers.shutdown().await;
+        self.driver.shutdown().await;
+        self.store.close().await;
+    }
+}
+
+impl Bench {
+    /// Two layers of one image.
+    fn new() -> Self {
+        let made = [layer(b"lower"), layer(b"upper")];
+        let digests: Vec<_> = made.iter().map(|(blob, _)| blob.digest()).collect();
+        let request = |at: usize, toc: Digest| RemoteLayerRequest {
+            target: format!("chain-{at}"),
+            parent: String::new(),
+            reference: "registry/image:1".into(),
+            layer_digest: digests[at],
+            toc_digest: Some(toc),
+            prefetch_size: None,
+            skip_verify: false,
+            image_layers: digests[at + 1..].to_vec(),
+        };
+        let requests = made.iter().enumerate().map(|(at, (_, toc))| request(at, *toc)).collect();
+        let blobs = made.into_iter().map(|(blob, _)| (blob.digest(), blob)).collect();
+        Self {
+            dir: tempfile::tempdir().expect("dir"),
+            shelf: Shelf { blobs: Arc::new(blobs), ..Shelf::default() },
+            mounter: RecordingMounter::default(),
+            requests,
+        }
+    }
+
+    async fn run(&self) -> Running {
+        self.run_with(|_| ()).await
+    }
+
+    async fn run_with(&self, change: impl FnOnce(&mut LayerOptions)) -> Running {
+        let root = self.dir.path().join("store");
+        let store = DiskLayerStore::open(root, DiskLayerConfig::default()).await.expect("store");
+        let driver = Driver::start(DriverConfig::default());
+        let parts = LayerParts {
+            places: Arc::new(self.shelf.clone()),
+            store: Arc::<DiskLayerStore>::clone(&store),
+            scheduler: Arc::new(DirectScheduler),
+            caches: Vec::new(),
+            driver: Arc::clone(&driver),
+            mounter: Arc::new(self.mounter.clone()),
+            workers: WorkerPool::default(),
+        };
+        let mut options = LayerOptions {
+            read: ReadConfig::default(),
+            mount: MountOptions::default(),
+            allow_no_verification: false,
+            background: false,
+            fallback_prefetch: 0,
+            prefetch_wait: Duration::ZERO,
+        };
+        change(&mut options);
+        Running { layers: NodeLayers::new(parts, options), store, driver }
+    }
+
+    fn target(&self, id: &str) -> PathBuf {
+        self.dir.path().join(id)
+    }
+}
+
+#[tokio::test]
+async fn the_layers_of_an_image_are_opened_together() {
+    let bench = Bench::new();
+    let node = bench.run().await;
+    let [lower, upper] = &bench.requests[..] else { panic!("two layers") };
+    let info = node.layers.mount("1", lower, &bench.target("1")).await.expect("mounts");
+    assert_eq!(Some(info.toc), lower.toc_digest);
+    // The upper layer was opened with the lower one, and not again for its own sake.
+    node.layers.mount("2", upper, &bench.target("2")).await.expect("mounts");
+    assert_eq!(bench.shelf.opened(), 2);
+    assert_eq!(bench.mounter.mounted(), ["1", "2"]);
+    let reports = node.layers.status();
+    assert_eq!(reports[1].toc, upper.toc_digest.map(|toc| toc.to_string()));
+    assert_eq!(reports[1].mounter.as_deref(), Some("recording"));
+    node.end().await;
+    assert!(bench.mounter.mounted().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_mounted_comes_back_without_the_network() {
+    let bench = Bench::new();
+    let request = &bench.requests[0];
+    let node = bench.run().await;
+    node.layers.mount("7", request, &bench.target("7")).await.expect("mounts");
+    node.end().await;
+    bench.shelf.cut(true);
+    let opened = bench.shelf.opened();
+    let node = bench.run().await;
+    node.layers.restore("7", request, &bench.target("7")).await.expect("from the disk");
+    node.layers.check("7").await.expect("usable");
+    assert_eq!(bench.shelf.opened(), opened);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_layer_the_disk_does_not_know_is_broken_until_the_network_helps() {
+    let bench = Bench::new();
+    let request = &bench.requests[0];
+    let node = bench.run().await;
+    bench.shelf.cut(true);
+    let restored = node.layers.restore("3", request, &bench.target("3")).await;
+    assert_eq!(restored.expect_err("unknown").kind(), ErrorKind::Unavailable);
+    assert_eq!(bench.shelf.opened(), 0, "a start does not ask the network");
+    let checked = node.layers.check("3").await.expect_err("cut");
+    assert_eq!(checked.kind(), ErrorKind::Unavailable);
+    assert!(node.layers.status()[0].error.is_some());
+    bench.shelf.cut(false);
+    node.layers.check("3").await.expect("mounted when it is needed");
+    assert_eq!(node.layers.status()[0].error, None);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_failed_mount_is_forgotten() {
+    let bench = Bench::new();
+    let node = bench.run().await;
+    bench.shelf.cut(true);
+    let failed = node.layers.mount("1", &bench.requests[0], &bench.target("1")).await;
+    assert_eq!(failed.expect_err("cut").kind(), ErrorKind::Unavailable);
+    assert!(node.layers.status().is_empty());
+    assert_eq!(node.layers.check("1").await.expect_err("unknown").kind(), ErrorKind::Unavailable);
+    bench.shelf.cut(false);
+    node.layers.mount("1", &bench.requests[0], &bench.target("1")).await.expect("mounts now");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_layer_that_nothing_vouches_for_is_refused_unless_allowed_by_name() {
+    let bench = Bench::new();
+    let request = RemoteLayerRequest { toc_digest: None, ..bench.requests[0].clone() };
+    let node = bench.run().await;
+    let refused = node.layers.mount("1", &request, &bench.target("1")).await.expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
+    assert!(refused.message().contains("bolide convert"), "{refused}");
+    assert_eq!(bench.shelf.opened(), 0);
+    node.end().await;
+    let node = bench.run_with(|options| options.allow_no_verification = true).await;
+    let info = node.layers.mount("1", &request, &bench.target("1")).await.expect("allowed");
+    assert_eq!(Some(info.toc), bench.requests[0].toc_digest);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_toc_of_another_digest_is_refused() {
+    let bench = Bench::new();
+    let lie = RemoteLayerRequest {
+        toc_digest: Some(Digest::of(b"another")),
+        ..bench.requests[0].clone()
+    };
+    let node = bench.run().await;
+    let refused = node.layers.mount("1", &lie, &bench.target("1")).await.expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    assert!(bench.mounter.mounted().is_empty());
+    node.end().await;
+}
+
+#[tokio::test]
+async fn one_layer_of_two_images_is_kept_until_the_last_lets_go() {
+    let bench = Bench::new();
+    let one = &bench.requests[0];
+    let two = RemoteLayerRequest {
+        target: "chain-of-another".into(),
+        reference: "registry/other:1".into(),
+        ..one.clone()
+    };
+    let node = bench.run().await;
+    node.layers.mount("1", one, &bench.target("1")).await.expect("mounts");
+    node.layers.mount("2", &two, &bench.target("2")).await.expect("mounts");
+    let held = || async { node.store.list().await.expect("lists").len() };
+    assert_eq!(held().await, 1);
+    node.layers.unmount("1").await.expect("unmounts");
+    assert_eq!(held().await, 1, "the other image needs it");
+    node.layers.check("2").await.expect("usable");
+    node.layers.unmount("2").await.expect("unmounts");
+    assert_eq!(held().await, 0, "nobody needs it");
+    node.layers.unmount("2").await.expect("nothing to do");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn an_id_is_one_layer_on_one_target() {
+    let bench = Bench::new();
+    let node = bench.run().await;
+    let [lower, upper] = &bench.requests[..] else { panic!("two layers") };
+    node.layers.mount("1", lower, &bench.target("1")).await.expect("mounts");
+    node.layers.mount("1", lower, &bench.target("1")).await.expect("is mounted");
+    for (request, target) in [(upper, "1"), (lower, "elsewhere")] {
+        let taken = node.layers.mount("1", request, &bench.target(target)).await;
+        assert_eq!(taken.expect_err("taken").kind(), ErrorKind::AlreadyExists);
+    }
+    assert_eq!(bench.mounter.mounted(), ["1"]);
+    node.end().await;
+}
