@@ -24,6 +24,10 @@ fn demonstrate(lab: &Lab, command: &mut Command) {
     assert!(number("full", "bytes") >= 100e6, "{report}");
     assert!(number("lazy", "bytes") < number("full", "bytes") / 2.0, "{report}");
     assert!(number("lazy", "touched_bytes") > 0.0);
+    let hinted = &report["lazy"]["optimized"];
+    assert_eq!(hinted["exit"], 0);
+    // What is used first comes in long pieces.
+    assert!(hinted["requests"].as_f64() < report["lazy"]["requests"].as_f64(), "{report}");
     // Documents, and then at least one request for each of many files.
     assert!(number("lazy", "requests") > number("full", "requests"));
 }

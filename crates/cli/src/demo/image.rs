@@ -18,6 +18,8 @@ use super::{
 pub(crate) const PLAIN: &str = "plain";
 /// Tag of the same image whose layers can be mounted lazily.
 pub(crate) const LAZY: &str = "lazy";
+/// The lazy image once more, laid out by what its program uses first.
+pub(crate) const OPTIMIZED: &str = "optimized";
 /// Smallest image that shows something, in bytes of its layers.
 pub(crate) const MIN_SIZE: u64 = 100_000_000;
 
@@ -36,15 +38,18 @@ pub(crate) struct DemoImage {
 /// Builds the image under `dir`, which must exist.
 pub(crate) async fn build(dir: PathBuf, min_size: u64) -> Result<DemoImage> {
     let plain = dir.clone();
-    let image = tokio::task::spawn_blocking(move || build_plain(&plain, min_size)).await??;
+    let building = tokio::task::spawn_blocking(move || build_plain(&plain, min_size));
+    let (image, first_used) = building.await??;
     let at = |tag: &str| Location::Layout { dir: dir.clone(), tag: Some(tag.to_owned()) };
-    let layer = BuildOptions { level: 1, ..BuildOptions::default() };
-    let options = ConvertOptions { layer, platform: Platform::host(), oci: true };
-    convert_image(&Access::layouts(), &at(PLAIN), &at(LAZY), &options, |_| ()).await?;
+    for (tag, prioritized) in [(LAZY, Vec::new()), (OPTIMIZED, first_used)] {
+        let layer = BuildOptions { level: 1, prioritized, ..BuildOptions::default() };
+        let options = ConvertOptions { layer, platform: Platform::host(), oci: true };
+        convert_image(&Access::layouts(), &at(PLAIN), &at(tag), &options, |_| ()).await?;
+    }
     Ok(image)
 }
 
-fn build_plain(dir: &Path, min_size: u64) -> Result<DemoImage> {
+fn build_plain(dir: &Path, min_size: u64) -> Result<(DemoImage, Vec<String>)> {
     let layout = Layout::create(dir)?;
     let software = software::find()?;
     let work = layout.blob_dir();
@@ -60,7 +65,7 @@ fn build_plain(dir: &Path, min_size: u64) -> Result<DemoImage> {
     );
     publish(&layout, &software.interpreter, layers)?;
     let (interpreter, reads) = (software.interpreter.name, software.reads.len());
-    Ok(DemoImage { layout, interpreter, reads, size })
+    Ok((DemoImage { layout, interpreter, reads, size }, software.first_used))
 }
 
 fn base_layer(work: &Path, software: &Software) -> Result<LayerBlob> {

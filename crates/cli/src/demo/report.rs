@@ -27,23 +27,32 @@ impl Report {
             output::line(&format!("link      {link}"))?;
         }
         output::line(&format!("mounter   {}\n", self.mounter))?;
-        let (full, lazy) = (&self.full, &self.lazy.way);
-        let seconds = |seconds: f64| format!("{seconds:.2} s");
-        let bytes = |bytes: u64| HumanBytes(bytes).to_string();
-        row("", "full", "lazy")?;
-        row("received", &bytes(full.bytes), &bytes(lazy.bytes))?;
-        row("requests", &full.requests.to_string(), &lazy.requests.to_string())?;
-        row("ready after", &seconds(full.pull_seconds), &seconds(lazy.pull_seconds))?;
-        row("run", &seconds(full.run_seconds), &seconds(lazy.run_seconds))?;
-        row("total", &seconds(full.seconds), &seconds(lazy.seconds))?;
-        row("exit code", &full.exit.to_string(), &lazy.exit.to_string())?;
-        let (touched, total) = (bytes(self.lazy.touched_bytes), bytes(self.lazy.total_bytes));
-        output::line(&format!("\nThe program touched {touched} of {total}."))
+        let optimized = self.lazy.optimized.as_ref();
+        let ways: Vec<_> = [&self.full, &self.lazy.way]
+            .into_iter()
+            .chain(optimized.map(|lazy| &lazy.way))
+            .collect();
+        let row = |name: &str, show: &dyn Fn(&Way) -> String| {
+            let cells: String = ways.iter().map(|way| format!(" {:>14}", show(way))).collect();
+            output::line(&format!("{name:<12}{cells}"))
+        };
+        let titles = ["full", "lazy", "lazy, hinted"];
+        let titles: String = titles[..ways.len()].iter().map(|t| format!(" {t:>14}")).collect();
+        output::line(&format!("{:<12}{titles}", ""))?;
+        row("received", &|way| HumanBytes(way.bytes).to_string())?;
+        row("requests", &|way| way.requests.to_string())?;
+        row("ready after", &|way| format!("{:.2} s", way.pull_seconds))?;
+        row("run", &|way| format!("{:.2} s", way.run_seconds))?;
+        row("total", &|way| format!("{:.2} s", way.seconds))?;
+        row("exit code", &|way| way.exit.to_string())?;
+        let (touched, total) =
+            (HumanBytes(self.lazy.touched_bytes), HumanBytes(self.lazy.total_bytes));
+        output::line(&format!("\nThe program touched {touched} of {total}."))?;
+        if optimized.is_some() {
+            output::line("Hints are the order of first use, written into the image.")?;
+        }
+        Ok(())
     }
-}
-
-fn row(name: &str, full: &str, lazy: &str) -> Result<()> {
-    output::line(&format!("{name:<12} {full:>14} {lazy:>14}"))
 }
 
 /// Fails unless the program did the same both times, and succeeded.

@@ -54,6 +54,8 @@ pub(crate) struct Software {
     pub(crate) more: Entries,
     /// What the program reads, absolute.
     pub(crate) reads: Vec<PathBuf>,
+    /// What is needed, in about the order of first use: paths as tars have them.
+    pub(crate) first_used: Vec<String>,
 }
 
 /// Finds what this machine has. Runs interpreters and `ldd`; blocks.
@@ -66,7 +68,8 @@ pub(crate) fn find() -> Result<Software> {
             continue;
         }
         let more = more(&mut collector)?;
-        return Ok(Software { interpreter, base, more, reads });
+        let first_used = first_used(&interpreter, &reads);
+        return Ok(Software { interpreter, base, more, reads, first_used });
     }
     bail!(
         "this machine has no interpreter (python3, perl or sh) with {MIN_READ} files to read; \
@@ -184,6 +187,24 @@ fn reads(interpreter: &Interpreter, base: &Entries) -> Result<Vec<PathBuf>> {
     fitting.sort();
     fitting.truncate(WANTED_READ);
     Ok(fitting)
+}
+
+/// What the interpreter loads, by its own word where it can tell, and then what the program reads.
+fn first_used(interpreter: &Interpreter, reads: &[PathBuf]) -> Vec<String> {
+    let mut loaded = String::new();
+    if let ("python3", Some(python)) = (interpreter.name, interpreter.executables.first()) {
+        let record = ["-I", "-c", include_str!("program/record.py"), interpreter.program];
+        loaded = output(Command::new(python).args(record)).unwrap_or_default();
+    }
+    let own = ["/app/main", "/app/files"].map(PathBuf::from);
+    let loaded = loaded.lines().filter_map(|path| Path::new(path).canonicalize().ok());
+    let paths = interpreter.executables.iter().cloned().chain(loaded).chain(own);
+    let mut known = BTreeSet::new();
+    paths
+        .chain(reads.iter().cloned())
+        .filter_map(|path| path.strip_prefix("/").ok()?.to_str().map(str::to_owned))
+        .filter(|path| known.insert(path.clone()))
+        .collect()
 }
 
 /// Whatever else is installed: programs and their libraries first, then tools and texts.

@@ -47,6 +47,9 @@ pub(super) struct LazyWay {
     pub(super) touched_bytes: u64,
     /// Uncompressed bytes of the layers.
     pub(super) total_bytes: u64,
+    /// The same for the image laid out by what its program uses first, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) optimized: Option<Box<LazyWay>>,
 }
 
 /// An origin, as one way reaches it: with connections and counters of its own.
@@ -140,6 +143,7 @@ pub(super) async fn lazy(
         way: way(bytes, requests, (pull_seconds, run_seconds), &finished),
         touched_bytes: reports.iter().map(|layer| layer.present_bytes).sum(),
         total_bytes: reports.iter().map(|layer| layer.total_bytes).sum(),
+        optimized: None,
     };
     layers.shutdown().await;
     Ok((lazy, finished, mounter))
