@@ -5,9 +5,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{config, convert, inspect, output, pull, serve, status, telemetry};
+use crate::{
+    config, convert, demo, inspect, mount, output, pull, sandbox, serve, status, telemetry,
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
+
+const MOUNT_EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage; with \
+    a command, its own, or 128 more than the signal that ended it.";
 
 /// Containers start while their image is still on its way.
 #[derive(Debug, Parser)]
@@ -39,6 +44,18 @@ enum Command {
     /// Print the default configuration, or check one
     #[command(after_help = EXIT_CODES)]
     Config(config::Args),
+    /// Run an image's program after a full pull and lazily, side by side, on this machine alone
+    #[command(after_help = EXIT_CODES)]
+    Demo(demo::Args),
+    /// Show an image on a directory, without containerd
+    #[command(after_help = MOUNT_EXIT_CODES)]
+    Mount(mount::Args),
+    /// End what mount shows on a directory
+    #[command(after_help = EXIT_CODES)]
+    Umount(mount::UmountArgs),
+    /// What this program starts itself
+    #[command(hide = true, subcommand)]
+    Internal(sandbox::Internal),
 }
 
 impl Command {
@@ -54,7 +71,7 @@ impl Command {
 /// Runs the command line of this process. Wrong usage ends the process here, with code 2.
 pub(crate) fn run() -> ExitCode {
     match run_to_end(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::complain(&error);
             ExitCode::FAILURE
@@ -63,7 +80,14 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// When the runtime is dropped it waits for blocking work, so temporary files are gone at the end.
-fn run_to_end(Cli { telemetry, command }: Cli) -> Result<()> {
+fn run_to_end(Cli { telemetry, command }: Cli) -> Result<u8> {
+    // Namespaces are entered while there is a single thread.
+    match command {
+        Command::Internal(entry) => return sandbox::run(entry),
+        Command::Demo(_) => sandbox::enter()?,
+        Command::Mount(ref args) => args.enter_namespaces()?,
+        _ => {}
+    }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let telemetry = telemetry.begin(command.log_level())?;
@@ -73,8 +97,11 @@ fn run_to_end(Cli { telemetry, command }: Cli) -> Result<()> {
     })
 }
 
-async fn execute(command: Command) -> Result<()> {
-    match command {
+async fn execute(command: Command) -> Result<u8> {
+    let done = match command {
+        // It unmounts before it ends, and has the exit code of its command.
+        Command::Mount(args) => return mount::run(args).await,
+        Command::Umount(args) => mount::umount(args).await,
         Command::Convert(args) => until_interrupted(convert::run(args)).await,
         Command::Inspect(args) => until_interrupted(inspect::run(args)).await,
         // It gives back what containerd lent before it ends.
@@ -83,7 +110,11 @@ async fn execute(command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(args).await,
         Command::Status(args) => until_interrupted(status::run(args)).await,
         Command::Config(args) => config::run(&args),
-    }
+        // It removes what it made before it ends.
+        Command::Demo(args) => demo::run(args).await,
+        Command::Internal(_) => bail!("this entry starts before there is a runtime"),
+    };
+    done.map(|()| 0)
 }
 
 /// Drops the work when somebody wants this process to end.

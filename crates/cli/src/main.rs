@@ -1,13 +1,14 @@
 //! The `bolide` command: one file for each subcommand.
-#![forbid(unsafe_code)]
-
 mod cli;
 mod config;
 mod convert;
+mod demo;
 mod inspect;
+mod mount;
 mod output;
 mod pull;
 mod registry;
+mod sandbox;
 mod serve;
 mod size;
 mod status;

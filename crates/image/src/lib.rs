@@ -20,6 +20,7 @@ mod retry;
 mod server;
 mod sink;
 mod source;
+mod unpack;
 
 pub use access::Access;
 pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Progress, convert_image};
@@ -33,3 +34,4 @@ pub use platform::Platform;
 pub use server::{ServedCounters, ServerHandle, serve_layout};
 pub use sink::ImageSink;
 pub use source::{ImageSource, check_kind, choose};
+pub use unpack::{UnpackOptions, Unpacked, unpack_layer};

@@ -17,6 +17,7 @@ use axum::{
     extract::{Path, State},
     response::Response,
     routing::get,
+    serve::ListenerExt as _,
 };
 use bolide_core::{ByteRange, Digest, Error, ErrorKind, Result};
 use futures::StreamExt as _;
@@ -109,6 +110,12 @@ pub fn serve_layout(layout: Layout, listener: TcpListener) -> Result<ServerHandl
         .route("/v2/{*path}", get(answer))
         .with_state(Arc::clone(&shared));
     let (stop, stopped) = oneshot::channel::<()>();
+    // Headers and body are written apart: without this, a reader's delayed acknowledgement of the
+    // first would hold the second back.
+    let listener = listener.tap_io(|connection| {
+        // A connection that refuses is gone, as reading will tell.
+        let _ = connection.set_nodelay(true);
+    });
     let serving = axum::serve(listener, router).with_graceful_shutdown(async {
         // Both a message and a closed channel mean stop.
         let _ = stopped.await;

@@ -1,0 +1,75 @@
+//! The two ways side by side, for people and programs.
+use anyhow::{Result, ensure};
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::way::{LazyWay, Way};
+use crate::{output, sandbox::Finished};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// What was run.
+    pub(super) image: String,
+    /// What showed its layers.
+    pub(super) mounter: &'static str,
+    /// Between registry and machine; `None` when the registry is elsewhere.
+    pub(super) link: Option<String>,
+    pub(super) full: Way,
+    pub(super) lazy: LazyWay,
+}
+
+impl Report {
+    /// Prints a table.
+    pub(super) fn print(&self) -> Result<()> {
+        output::line(&format!("image     {}", self.image))?;
+        if let Some(link) = &self.link {
+            output::line(&format!("link      {link}"))?;
+        }
+        output::line(&format!("mounter   {}\n", self.mounter))?;
+        let optimized = self.lazy.optimized.as_ref();
+        let ways: Vec<_> = [&self.full, &self.lazy.way]
+            .into_iter()
+            .chain(optimized.map(|lazy| &lazy.way))
+            .collect();
+        let row = |name: &str, show: &dyn Fn(&Way) -> String| {
+            let cells: String = ways.iter().map(|way| format!(" {:>14}", show(way))).collect();
+            output::line(&format!("{name:<12}{cells}"))
+        };
+        let titles = ["full", "lazy", "lazy, hinted"];
+        let titles: String = titles[..ways.len()].iter().map(|t| format!(" {t:>14}")).collect();
+        output::line(&format!("{:<12}{titles}", ""))?;
+        row("received", &|way| HumanBytes(way.bytes).to_string())?;
+        row("requests", &|way| way.requests.to_string())?;
+        row("ready after", &|way| format!("{:.2} s", way.pull_seconds))?;
+        row("run", &|way| format!("{:.2} s", way.run_seconds))?;
+        row("total", &|way| format!("{:.2} s", way.seconds))?;
+        row("exit code", &|way| way.exit.to_string())?;
+        let (touched, total) =
+            (HumanBytes(self.lazy.touched_bytes), HumanBytes(self.lazy.total_bytes));
+        output::line(&format!("\nThe program touched {touched} of {total}."))?;
+        if optimized.is_some() {
+            output::line("Hints are the order of first use, written into the image.")?;
+        }
+        Ok(())
+    }
+}
+
+/// Fails unless the program did the same both times, and succeeded.
+pub(super) fn check(full: &Finished, lazy: &Finished) -> Result<()> {
+    ensure!(
+        full.stdout.digest == lazy.stdout.digest && full.status == lazy.status,
+        "the program did not do the same both times\nfull, {}:\n{}lazy, {}:\n{}",
+        full.status,
+        said(full),
+        lazy.status,
+        said(lazy),
+    );
+    ensure!(lazy.status.success(), "the program failed, {}:\n{}", lazy.status, said(lazy));
+    Ok(())
+}
+
+fn said(program: &Finished) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}{}", text(&program.stdout.start), text(&program.stderr.start))
+}
