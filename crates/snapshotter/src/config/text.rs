@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use super::{
-    Config,
+    Config, RegistrySettings,
     units::{show_duration, show_size},
 };
 
@@ -15,15 +15,20 @@ fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
+/// A key without a default is shown as a comment.
+fn docker_config(registry: &RegistrySettings) -> String {
+    registry.docker_config.as_deref().map_or_else(
+        || "# docker_config = \"/root/.docker/config.json\"".to_owned(),
+        |file| format!("docker_config = {}", path(file)),
+    )
+}
+
 /// Every key with its value and what it means.
 // tidy: the default configuration is one text
 pub(super) fn commented(config: &Config) -> String {
     let Config { registry, cache, prefetch, fuse, .. } = config;
     let hosts: Vec<_> = registry.plain_http.iter().map(|host| quoted(host)).collect();
-    let docker_config = registry.docker_config.as_deref().map_or_else(
-        || "# docker_config = \"/root/.docker/config.json\"".to_owned(),
-        |file| format!("docker_config = {}", path(file)),
-    );
+    let docker_config = docker_config(registry);
     format!(
         "\
 # Directory of metadata, snapshots and layer images.
