@@ -136,7 +136,16 @@ fn removing_the_image_unmounts_and_frees() -> Result<()> {
 #[test]
 #[ignore = "needs root, containerd and images: cargo xtask e2e"]
 fn a_restarted_daemon_needs_no_registry_for_what_is_local() -> Result<()> {
-    let mut lab = Lab::start(&DaemonOptions::default())?;
+    // Whatever tiers there are, the layer images answer.
+    for cache in ["", "memory = \"16MiB\"\nsled = \"64MiB\""] {
+        let options = DaemonOptions { cache: cache.to_owned(), ..DaemonOptions::default() };
+        restart_without_registry(&options).with_context(|| format!("cache {cache:?}"))?;
+    }
+    Ok(())
+}
+
+fn restart_without_registry(options: &DaemonOptions) -> Result<()> {
+    let mut lab = Lab::start(options)?;
     let (reference, image) = lab.push_estargz()?;
     lab.pull("default", &reference)?;
     let printed = lab.containerd.run_container("default", "bolide", &reference, &[])?;

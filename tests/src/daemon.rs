@@ -21,12 +21,21 @@ pub struct DaemonOptions {
     pub background: bool,
     /// Longest time a read may block, as it is written in the configuration.
     pub read_timeout: String,
+    /// Lines of the table `cache`.
+    pub cache: String,
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for DaemonOptions {
     /// Nothing but what is read is fetched, so that what the registry sends can be judged.
     fn default() -> Self {
-        Self { background: false, read_timeout: "30s".to_owned() }
+        Self {
+            background: false,
+            read_timeout: "30s".to_owned(),
+            cache: String::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -34,6 +43,7 @@ impl Default for DaemonOptions {
 #[derive(Debug)]
 pub struct Daemon {
     dir: PathBuf,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -76,15 +86,17 @@ impl Daemon {
     /// Writes the configuration below `dir`, starts the daemon and waits for its sockets.
     pub fn start(dir: &Path, registry: &str, options: &DaemonOptions) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        let mut daemon = Self { dir: dir.to_owned(), process: None };
+        let environment = options.environment.clone();
+        let mut daemon = Self { dir: dir.to_owned(), environment, process: None };
         let config = format!(
             "root = {}\naddress = {}\nadmin_address = {}\nread_timeout = \"{}\"\n\
              [registry]\nplain_http = [\"{registry}\"]\n\
-             [prefetch]\nbackground = {}\n",
+             [cache]\n{}\n[prefetch]\nbackground = {}\n",
             quoted(&daemon.root()),
             quoted(&daemon.socket()),
             quoted(&daemon.admin_socket()),
             options.read_timeout,
+            options.cache,
             options.background,
         );
         fs::write(dir.join("config.toml"), config)?;
@@ -111,18 +123,11 @@ impl Daemon {
 
     /// Starts the daemon again after it was stopped or killed.
     pub fn resume(&mut self) -> Result<()> {
-        for socket in [self.socket(), self.admin_socket()] {
-            match fs::remove_file(&socket) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error)?,
-                _ => {}
-            }
-        }
-        let mut process = Process::spawn(
-            "bolide serve",
-            Command::new(binary()?).arg("serve").arg("--config").arg(self.dir.join("config.toml")),
-            &self.dir.join("out.log"),
-            &self.log(),
-        )?;
+        let mut command = Command::new(binary()?);
+        command.arg("serve").arg("--config").arg(self.dir.join("config.toml"));
+        command.envs(self.environment.iter().cloned());
+        let out = self.dir.join("out.log");
+        let mut process = Process::spawn("bolide serve", &mut command, &out, &self.log())?;
         for socket in [self.socket(), self.admin_socket()] {
             process
                 .wait_until("its socket", READY, || UnixStream::connect(&socket).ok())
