@@ -33,12 +33,10 @@ impl Report {
             .chain(optimized.map(|lazy| &lazy.way))
             .collect();
         let row = |name: &str, show: &dyn Fn(&Way) -> String| {
-            let cells: String = ways.iter().map(|way| format!(" {:>14}", show(way))).collect();
-            output::line(&format!("{name:<12}{cells}"))
+            line(name, &ways.iter().map(|way| show(way)).collect::<Vec<_>>())
         };
         let titles = ["full", "lazy", "lazy, hinted"];
-        let titles: String = titles[..ways.len()].iter().map(|t| format!(" {t:>14}")).collect();
-        output::line(&format!("{:<12}{titles}", ""))?;
+        line("", &titles[..ways.len()])?;
         row("received", &|way| HumanBytes(way.bytes).to_string())?;
         row("requests", &|way| way.requests.to_string())?;
         row("ready after", &|way| format!("{:.2} s", way.pull_seconds))?;
@@ -53,6 +51,12 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// One line of the table.
+fn line<T: std::fmt::Display>(name: &str, cells: &[T]) -> Result<()> {
+    let cells: Vec<_> = cells.iter().map(|cell| format!(" {cell:>14}")).collect();
+    output::line(&format!("{name:<12}{}", cells.concat()))
 }
 
 /// Fails unless the program did the same both times, and succeeded.
