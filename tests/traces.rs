@@ -62,7 +62,7 @@ fn a_lazy_start_is_traced_from_prepare_to_the_first_read() -> Result<()> {
     }
 
     let lazy = |span: &&Span| {
-        span.name == "prepare" && span.attributes.iter().any(|held| held.key == "target")
+        span.name == "prepare" && span.attributes.iter().any(|held| held.key == "chain_id")
     };
     let prepares = spans.iter().filter(lazy).count();
     ensure!(prepares == image.layers.len(), "{prepares} lazy Prepares: {:?}", names(&spans));

@@ -167,8 +167,8 @@ pub trait TocIndex: fmt::Debug + Send + Sync + 'static {
     /// Finds a child by name; `None` when there is none, or `parent` is not a directory.
     fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Option<NodeId>>;
 
-    /// The directory that holds `dir`; the root holds itself.
-    fn parent(&self, dir: NodeId) -> Result<NodeId>;
+    /// The directory that holds the first name of a node; the root holds itself.
+    fn parent(&self, node: NodeId) -> Result<NodeId>;
 
     /// Visits children in order, skipping the first `skip`.
     fn for_each_child(

@@ -9,4 +9,6 @@ mod driver;
 pub mod policy;
 
 pub use driver::{Driver, DriverConfig};
-pub use policy::{BackgroundPolicy, ChainPolicy, LandmarkPolicy, SequentialPolicy};
+pub use policy::{
+    BackgroundPolicy, ChainPolicy, LandmarkPolicy, NeighbourPolicy, SequentialPolicy,
+};

@@ -1,6 +1,8 @@
 //! Every policy keeps the contract of its trait.
 use bolide_core::Prefetcher;
-use bolide_prefetch::{BackgroundPolicy, ChainPolicy, LandmarkPolicy, SequentialPolicy};
+use bolide_prefetch::{
+    BackgroundPolicy, ChainPolicy, LandmarkPolicy, NeighbourPolicy, SequentialPolicy,
+};
 use bolide_testkit::conformance::prefetcher::all;
 
 #[test]
@@ -16,6 +18,11 @@ fn sequential_conforms() {
 }
 
 #[test]
+fn neighbours_conform() {
+    all(&|| Box::new(NeighbourPolicy::new())).expect("conforms");
+}
+
+#[test]
 fn background_conforms() {
     all(&|| Box::new(BackgroundPolicy::new())).expect("in one piece");
     all(&|| Box::new(BackgroundPolicy::with_piece(10_000))).expect("in many");
@@ -27,6 +34,7 @@ fn a_chain_of_all_conforms() {
         Box::new(ChainPolicy::new(vec![
             Box::new(LandmarkPolicy::new(100_000)),
             Box::new(SequentialPolicy::default()),
+            Box::new(NeighbourPolicy::new()),
             Box::new(BackgroundPolicy::with_piece(100_000)),
         ]))
     };

@@ -176,6 +176,7 @@ fn options(config: &Config) -> LayerOptions {
         mount: MountOptions { opaque, allow_other },
         allow_no_verification: config.allow_no_verification,
         background: config.prefetch.background,
+        neighbours: config.prefetch.neighbours,
         fallback_prefetch: config.prefetch.fallback_size,
         prefetch_wait: config.prefetch.wait,
         // Only what is fetched whole can be checked as a whole.

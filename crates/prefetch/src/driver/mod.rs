@@ -41,7 +41,7 @@ impl Default for DriverConfig {
     fn default() -> Self {
         Self {
             event_queue: 256,
-            prefetch_fills: 4,
+            prefetch_fills: 8,
             background_fills: 1,
             background_delay: Duration::from_secs(5),
             retry_delay: Duration::from_secs(1),
@@ -53,8 +53,8 @@ impl Default for DriverConfig {
 /// Carries out what prefetch policies hint at. There is one per node.
 ///
 /// Every layer has a task of its own with three lanes: what its policies hinted at when it was
-/// added, what they hint at while it is read, and the background. Each lane carries out one hint
-/// at a time, in order. Dropping the driver, or [`shutdown`](Self::shutdown), ends all of them.
+/// added, what they hint at while it is read, and the background. The second carries out four hints
+/// at a time, the others one, in order. Dropping the driver, or [`shutdown`](Self::shutdown), ends all of them.
 pub struct Driver {
     fills: Arc<Fills>,
     layers: RwLock<HashMap<Digest, Layer>>,

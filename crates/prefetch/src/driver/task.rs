@@ -2,11 +2,19 @@
 use std::{sync::Arc, time::Duration};
 
 use bolide_core::{AccessEvent, FetchTarget, FileReader, LayerView, Prefetcher, Result, TocIndex};
-use futures::future::{BoxFuture, FutureExt as _, pending};
+use futures::{
+    StreamExt as _,
+    future::{BoxFuture, FutureExt as _, pending},
+    stream::FuturesUnordered,
+};
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument as _, Span};
 
 use super::{fills::Fills, lanes::Lanes};
+
+/// Hints of one layer carried out at once while it is read: a reader meets the next file before what
+/// was hinted at for this one has made its round trip.
+const AHEAD: usize = 4;
 
 /// How far what was hinted at when the layer was added has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +76,7 @@ impl LayerTask {
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<AccessEvent>) {
         self.start().await;
         let mut start: Option<BoxFuture<'static, Result<()>>> = None;
-        let mut ahead: Option<BoxFuture<'static, Result<()>>> = None;
+        let mut ahead: FuturesUnordered<BoxFuture<'static, Result<()>>> = FuturesUnordered::new();
         let mut background: Option<BoxFuture<'static, Background>> = None;
         loop {
             if start.is_none() {
@@ -78,11 +86,13 @@ impl LayerTask {
                     self.end_start();
                 }
             }
-            if ahead.is_none() {
-                ahead = self.lanes.ahead.pop_front().map(|target| self.prefetch(target));
+            while ahead.len() < AHEAD
+                && let Some(target) = self.lanes.ahead.pop_front()
+            {
+                ahead.push(self.prefetch(target));
             }
             // What will be used at start goes before what may never be.
-            if background.is_none() && start.is_none() && ahead.is_none() {
+            if background.is_none() && start.is_none() && ahead.is_empty() {
                 background = self.next_background();
             }
             tokio::select! {
@@ -91,7 +101,7 @@ impl LayerTask {
                     None => return,
                 },
                 filled = ended(&mut start) => self.failed |= filled.is_err(),
-                _ = ended(&mut ahead) => {}
+                Some(_) = ahead.next() => {}
                 done = ended(&mut background) => if let Background::Idle(since) = done {
                     self.observe(&AccessEvent::Idle { since });
                     self.ask_when_idle = !self.lanes.background.is_empty();

@@ -68,6 +68,9 @@ pub struct PrefetchSettings {
     /// Bytes of a layer's start to prefetch when neither image nor label says; 0 for none.
     #[serde(deserialize_with = "units::size")]
     pub fallback_size: u64,
+    /// Whether small files beside those that are read are fetched as well: at most half as much as
+    /// is read.
+    pub neighbours: bool,
     /// Whether what is missing is fetched while nothing else needs the network.
     pub background: bool,
     /// Whether a layer that was fetched whole in the background is checked against its blob digest,
@@ -115,7 +118,13 @@ impl Default for RegistrySettings {
 
 impl Default for PrefetchSettings {
     fn default() -> Self {
-        Self { fallback_size: 0, background: true, check_whole: true, wait: Duration::ZERO }
+        Self {
+            fallback_size: 0,
+            neighbours: true,
+            background: true,
+            check_whole: true,
+            wait: Duration::ZERO,
+        }
     }
 }
 
@@ -196,6 +205,7 @@ mod tests {
         config.cache.memory = 64 << 20;
         config.prefetch = PrefetchSettings {
             fallback_size: 1,
+            neighbours: false,
             background: false,
             check_whole: false,
             wait: Duration::from_secs(2),

@@ -61,6 +61,8 @@ sled = {sled}
 [prefetch]
 # Bytes of a layer's start to prefetch when neither image nor label says; 0 for none.
 fallback_size = {fallback_size}
+# Whether small files beside those that are read are fetched as well, at most half as much.
+neighbours = {neighbours}
 # Whether what is missing is fetched while nothing else needs the network.
 background = {background}
 # Whether a layer fetched whole is checked against its blob digest, its diffID and its tar.
@@ -83,6 +85,7 @@ threads = {threads}
         memory = quoted(&show_size(cache.memory)),
         sled = quoted(&show_size(cache.sled)),
         fallback_size = quoted(&show_size(prefetch.fallback_size)),
+        neighbours = prefetch.neighbours,
         background = prefetch.background,
         check_whole = prefetch.check_whole,
         wait = quoted(&show_duration(prefetch.wait)),

@@ -93,7 +93,7 @@ impl Snapshots for Calls {
     ) -> Result<Response<api::PrepareSnapshotResponse>, Status> {
         let api::PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let labels = convert::labels(labels);
-        let span = tracing::info_span!("prepare", key, parent, target = target(&labels));
+        let span = tracing::info_span!("prepare", key, parent, chain_id = target(&labels));
         let mounts =
             self.run(span, async move |service| service.prepare(&key, &parent, labels).await);
         let mounts = convert::mounts(mounts.await?);

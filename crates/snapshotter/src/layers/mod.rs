@@ -58,6 +58,8 @@ pub struct LayerOptions {
     pub allow_no_verification: bool,
     /// Whether what is missing is fetched while nothing else needs the network.
     pub background: bool,
+    /// Whether small files beside those that are read are fetched as well.
+    pub neighbours: bool,
     /// Bytes of a layer's start to prefetch when neither image nor label says.
     pub fallback_prefetch: u64,
     /// Longest time a container's start waits for prefetch.

@@ -52,6 +52,7 @@ impl Inner {
             workers: parts.workers,
             read: options.read,
             background: options.background,
+            neighbours: options.neighbours,
             spool: options.spool.clone(),
         });
         Arc::new(Self {

@@ -6,7 +6,9 @@ use bolide_core::{
 };
 use bolide_fetch::FallbackSource;
 use bolide_fs::{Layer, ReadConfig, WorkerPool};
-use bolide_prefetch::{BackgroundPolicy, Driver, LandmarkPolicy, SequentialPolicy};
+use bolide_prefetch::{
+    BackgroundPolicy, Driver, LandmarkPolicy, NeighbourPolicy, SequentialPolicy,
+};
 use tokio::sync::Mutex;
 
 use super::{
@@ -25,6 +27,8 @@ pub(super) struct Parts {
     pub(super) read: ReadConfig,
     /// Whether what is missing is fetched while nothing else needs the network.
     pub(super) background: bool,
+    /// Whether small files beside those that are read are fetched as well.
+    pub(super) neighbours: bool,
     /// Directory in which blobs are kept until they are whole and were checked; `None` to check none.
     pub(super) spool: Option<PathBuf>,
 }
@@ -123,6 +127,9 @@ impl SharedLayers {
     fn policies(&self, prefetch: u64) -> Vec<Box<dyn Prefetcher>> {
         let mut policies: Vec<Box<dyn Prefetcher>> =
             vec![Box::new(LandmarkPolicy::new(prefetch)), Box::new(SequentialPolicy::new())];
+        if self.parts.neighbours {
+            policies.push(Box::new(NeighbourPolicy::new()));
+        }
         if self.parts.background {
             policies.push(Box::new(BackgroundPolicy::new()));
         }

@@ -162,6 +162,7 @@ impl Bench {
             mount: MountOptions::default(),
             allow_no_verification: false,
             background: false,
+            neighbours: false,
             fallback_prefetch: 0,
             prefetch_wait: Duration::ZERO,
             spool: None,

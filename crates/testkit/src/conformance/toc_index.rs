@@ -93,7 +93,8 @@ fn once(visits: &mut usize) -> ControlFlow<()> {
     ControlFlow::Break(())
 }
 
-/// The parent of a directory is where a walk met it; the root holds itself.
+/// The parent of a directory is where a walk met it, that of a file where its path says; the root
+/// holds itself.
 pub fn parents_agree_with_walks(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
     let clause = "parent";
     let root = succeed(clause, index.parent(index.root()))?;
@@ -101,6 +102,11 @@ pub fn parents_agree_with_walks(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) 
     for dir in nodes {
         for (name, id) in succeed(clause, children(index, *dir, 0))? {
             if succeed(clause, index.attr(id))?.kind != NodeKind::Directory {
+                let parent = succeed(clause, index.parent(id))?;
+                let above = succeed(clause, index.path(parent))?;
+                let path = succeed(clause, index.path(id))?;
+                let right = path.parent() == Some(&*above);
+                hold(clause, right, format!("{} is not in {}", path.display(), above.display()))?;
                 continue;
             }
             let parent = succeed(clause, index.parent(id))?;
