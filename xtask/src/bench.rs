@@ -3,8 +3,12 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-use crate::{build, e2e, images, packages, shell};
+use crate::{
+    build::{self, Program},
+    e2e, images, packages, shell,
+};
 
+const BENCH: Program = Program { package: "bolide-e2e", name: "bolide-bench" };
 /// Where the figures of a run are kept for readers.
 const DOCUMENT: &str = "docs/BENCHMARKS.md";
 
@@ -15,8 +19,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     }
     packages::ensure()?;
     let layout = images::run(root)?;
-    let binary = build::executable(root, "bolide-cli", "bolide", &["--release"])?;
-    let bench = build::executable(root, "bolide-e2e", "bolide-bench", &["--release"])?;
+    let programs = [build::BOLIDE, BENCH];
+    let [binary, bench] = build::executables(root, programs, &["--release"])?;
     let mut command = Command::new(bench);
     command.env("BOLIDE_E2E_LAYOUT", layout).env("BOLIDE_E2E_BINARY", binary);
     command.env("BOLIDE_BENCH_DOCUMENT", root.join(DOCUMENT));

@@ -12,23 +12,40 @@ struct Message {
     executable: Option<PathBuf>,
 }
 
-/// Builds a program of a package, and says where it lies.
-pub(crate) fn executable(
+/// A program of this repository.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program {
+    /// Package it is of.
+    pub(crate) package: &'static str,
+    /// Name of the executable.
+    pub(crate) name: &'static str,
+}
+
+/// The command under test.
+pub(crate) const BOLIDE: Program = Program { package: "bolide-cli", name: "bolide" };
+
+/// Builds programs and says where they lie, in the same order. Built at once, they share what they
+/// depend on; one by one, each would have it built with features of its own.
+pub(crate) fn executables<const N: usize>(
     root: &Path,
-    package: &str,
-    name: &str,
+    programs: [Program; N],
     options: &[&str],
-) -> Result<PathBuf> {
-    let mut command = cargo(root, &["build", "--package", package, "--bin", name]);
+) -> Result<[PathBuf; N]> {
+    let mut command = cargo(root, &["build"]);
+    for Program { package, name } in programs {
+        command.args(["--package", package, "--bin", name]);
+    }
     command.args(options).args(["--message-format", "json-render-diagnostics"]);
     command.stderr(std::process::Stdio::inherit());
     shell::announce(&command);
     let output = shell::output(&mut command)?;
-    ensure!(output.status.success(), "{name} does not build");
+    ensure!(output.status.success(), "the build failed");
     let messages = String::from_utf8(output.stdout).context("messages of cargo")?;
-    messages
+    let built: Vec<_> = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable)
-        .next_back()
-        .context("cargo built no executable")
+        .collect();
+    let found = programs.map(|program| built.iter().find(|path| path.ends_with(program.name)));
+    ensure!(found.iter().all(Option::is_some), "cargo built no executable of {programs:?}");
+    Ok(found.map(|path| path.cloned().unwrap_or_default()))
 }

@@ -49,7 +49,7 @@ pub(crate) fn obstacle() -> Option<&'static str> {
 fn execute(root: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     packages::ensure()?;
     let layout = images::run(root)?;
-    let binary = build::executable(root, "bolide-cli", "bolide", &[])?;
+    let [binary] = build::executables(root, [build::BOLIDE], &[])?;
     let mut command = tests(root);
     command.args(filter);
     // One at a time: each has a containerd of its own, and some measure what the registry sends.

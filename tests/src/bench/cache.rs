@@ -24,9 +24,9 @@ pub(crate) fn directory(
     let key = sha256(format!("{kind}\n{inputs}\n{binary}").as_bytes());
     let key = key.trim_start_matches("sha256:").get(..SHORT).context("a digest is longer")?;
     let prefix = format!("bench-{kind}-");
-    let made = place.join(format!("{prefix}{key}"));
-    if made.is_dir() {
-        return Ok(made);
+    let finished = place.join(format!("{prefix}{key}"));
+    if finished.is_dir() {
+        return Ok(finished);
     }
     for entry in fs::read_dir(place)? {
         let entry = entry?;
@@ -34,10 +34,10 @@ pub(crate) fn directory(
             fs::remove_dir_all(entry.path())?;
         }
     }
-    eprintln!("bench: making {}", made.display());
+    eprintln!("bench: making {}", finished.display());
     // It appears whole or not at all.
     let partial = tempfile::Builder::new().prefix("partial-bench-").tempdir_in(place)?;
     make(partial.path())?;
-    fs::rename(partial.keep(), &made)?;
-    Ok(made)
+    fs::rename(partial.keep(), &finished)?;
+    Ok(finished)
 }

@@ -2,7 +2,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_e2e::{Image, Registry, mounts_below};
+use bolide_e2e::{Daemon, Image, Registry, mounts_below};
 
 use crate::{
     cache, content,
@@ -51,9 +51,8 @@ pub(crate) fn measure(runs: u32) -> Result<FileSystem> {
 /// One life of a mounted layer; returns the name of its mounter.
 fn layer(registry: &Registry, figures: &mut Figures) -> Result<String> {
     let side = Side::Bolide;
-    let mut node = Node::start(&registry.host())?;
     // What the daemon costs without any layer, in the same state as with one below.
-    let (alone, before) = restart(&mut node)?;
+    let (mut node, (alone, before)) = Node::start_after(&registry.host(), restart)?;
     figures.add(side, "start of the daemon, no layer", "s", alone);
     figures.add(side, "memory of the daemon, no layer", "MB", before.rss);
 
@@ -65,7 +64,7 @@ fn layer(registry: &Registry, figures: &mut Figures) -> Result<String> {
     figures.add(side, "memory more, after the first mount", "MB", mounted.rss - before.rss);
     figures.add(side, "peak of it", "MB", mounted.peak - before.rss);
 
-    let (again, after) = restart(&mut node)?;
+    let (again, after) = restart(&mut node.daemon)?;
     figures.add(side, "mount with its index on disk", "s", again - alone);
     figures.add(side, "memory more, index from disk", "MB", after.rss - before.rss);
 
@@ -84,10 +83,10 @@ fn layer(registry: &Registry, figures: &mut Figures) -> Result<String> {
 }
 
 /// Stops the daemon and starts it; returns the seconds until it serves all it had mounted.
-fn restart(node: &mut Node) -> Result<(f64, host::Memory)> {
-    node.daemon.stop()?;
-    let (taken, ()) = timed(|| node.daemon.resume())?;
-    Ok((taken.as_secs_f64(), host::memory(node.daemon.id()?)?))
+fn restart(daemon: &mut Daemon) -> Result<(f64, host::Memory)> {
+    daemon.stop()?;
+    let (taken, ()) = timed(|| daemon.resume())?;
+    Ok((taken.as_secs_f64(), host::memory(daemon.id()?)?))
 }
 
 /// Walks, with the caches of the kernel empty and full.

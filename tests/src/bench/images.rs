@@ -14,7 +14,7 @@ use crate::{cache, record};
 
 const CONVERSION: Duration = Duration::from_mins(10);
 /// Size of the footer that says where the table of contents begins.
-const FOOTER: u64 = 51;
+const FOOTER: usize = 51;
 /// What the author of an image puts behind the files that a program uses at its start.
 const LANDMARK: &str = ".prefetch.landmark";
 
@@ -61,13 +61,13 @@ fn landmark(blob: &Path) -> Result<u64> {
     let mut file = File::open(blob)?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::End(-i64::try_from(FOOTER)?))?;
-    let mut footer = [0; FOOTER as usize];
+    let mut footer = [0; FOOTER];
     file.read_exact(&mut footer)?;
     // A gzip header of 10 bytes, the length of its extra field, and a subfield "SG" of 22 bytes.
     let digits = std::str::from_utf8(&footer[16..32]).context("footer")?;
     let start = u64::from_str_radix(digits, 16).context("footer")?;
     file.seek(SeekFrom::Start(start))?;
-    let mut tar = tar::Archive::new(GzDecoder::new(file.take(size - FOOTER - start)));
+    let mut tar = tar::Archive::new(GzDecoder::new(file.take(size - FOOTER as u64 - start)));
     let toc = tar.entries()?.next().context("the table of contents is a file of a tar")??;
     let toc: serde_json::Value = serde_json::from_reader(toc)?;
     let entries = toc["entries"].as_array().context("entries")?;

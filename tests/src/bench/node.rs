@@ -42,13 +42,24 @@ pub(crate) struct PulledLayer {
 impl Node {
     /// Starts the daemons of a fresh node that pulls from `registry`.
     pub(crate) fn start(registry: &str) -> Result<Self> {
+        Ok(Self::start_after(registry, |_| Ok(()))?.0)
+    }
+
+    /// Starts a node after something was done with its daemon. To restart the daemon later would
+    /// have containerd wait before it connects again, and refuse snapshots meanwhile.
+    pub(crate) fn start_after<T>(
+        registry: &str,
+        first: impl FnOnce(&mut Daemon) -> Result<T>,
+    ) -> Result<(Self, T)> {
         let dir = tempfile::Builder::new().prefix("bolide-bench-").tempdir()?;
         let mounts = MountsBelow(dir.path().to_owned());
         let options = DaemonOptions::default();
-        let daemon = Daemon::start(&dir.path().join("bolide"), registry, &options)?;
+        let mut daemon = Daemon::start(&dir.path().join("bolide"), registry, &options)?;
+        let done = first(&mut daemon)?;
         let containerd = Containerd::start(&dir.path().join("containerd"), &daemon.socket())?;
         let registry = registry.to_owned();
-        Ok(Self { containerd, daemon, _mounts: mounts, dir, registry, containers: 0 })
+        let node = Self { containerd, daemon, _mounts: mounts, dir, registry, containers: 0 };
+        Ok((node, done))
     }
 
     pub(crate) fn dir(&self) -> &Path {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 const SEQUENTIAL: usize = 128 << 10;
-const RANDOM: u64 = 4096;
+const RANDOM: usize = 4096;
 /// Random reads of one measurement.
 const RANDOM_READS: u64 = 10_000;
 /// Small files of one measurement.
@@ -47,10 +47,10 @@ pub(crate) fn sequential(file: &Path, range: Range<u64>) -> Result<f64> {
 /// Reads pages of a range in an order that is the same every time.
 pub(crate) fn random(file: &Path, range: &Range<u64>) -> Result<Rate> {
     let opened = File::open(file).with_context(|| file.display().to_string())?;
-    let pages = (range.end - range.start) / RANDOM;
-    let mut buffer = [0; RANDOM as usize];
+    let pages = (range.end - range.start) / RANDOM as u64;
+    let mut buffer = [0; RANDOM];
     rate(RANDOM_READS, |number| {
-        let at = range.start + mixed(number) % pages * RANDOM;
+        let at = range.start + mixed(number) % pages * RANDOM as u64;
         opened.read_exact_at(&mut buffer, at).with_context(|| format!("at {at}"))
     })
 }

@@ -15,7 +15,7 @@ const END: &str = "<!-- figures: end -->";
 pub(crate) fn render(document: &Document) -> String {
     let Document { host, runs, cold, fs } = document;
     let mut text = format!(
-        "Linux {}, {} CPUs, {} MiB of memory, {runs} runs: median (least to most).\n",
+        "Linux {}, {} CPUs, {} MiB of memory, {runs} runs: median (least..most).\n",
         host.kernel, host.cpus, host.memory_mib
     );
     text.extend(cold.as_ref().map(render_cold));
@@ -97,12 +97,13 @@ fn render_fs(fs: &FileSystem) -> String {
 
 fn shown(spread: &Spread) -> String {
     let Spread { median, min, max, .. } = spread;
-    format!("{} ({} to {})", number(*median), number(*min), number(*max))
+    format!("{} ({}..{})", number(*median), number(*min), number(*max))
 }
 
-/// Three digits that count.
+/// Three digits that count; a whole number as it is.
 fn number(value: f64) -> String {
     match value.abs() {
+        whole if whole.fract() == 0.0 => format!("{value:.0}"),
         large if large >= 99.95 => format!("{value:.0}"),
         middle if middle >= 9.995 => format!("{value:.1}"),
         small if small >= 0.0995 => format!("{value:.2}"),
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn three_digits() {
-        let shown = [0.01234, 1.234, 12.34, 1234.5].map(number);
-        assert_eq!(shown, ["0.012", "1.23", "12.3", "1234"]);
+        let shown = [0.01234, 1.234, 12.34, 1234.4, 7.0].map(number);
+        assert_eq!(shown, ["0.012", "1.23", "12.3", "1234", "7"]);
     }
 }
