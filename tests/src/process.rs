@@ -39,11 +39,14 @@ impl Process {
                 .with_context(|| path.display().to_string())
         };
         command.stdin(Stdio::null()).stdout(log(out)?).stderr(log(err)?);
-        // An interrupt from the keyboard ends the test, which then ends its daemons in good order.
-        Self::adopt(name, command.process_group(0))
+        Self::adopt(name, command)
     }
 
     fn adopt(name: &str, command: &mut Command) -> Result<Self> {
+        if handles_interrupts()? {
+            // The terminal would interrupt the whole group; this process ends its children itself.
+            command.process_group(0);
+        }
         let mut child = command.spawn().with_context(|| format!("{name} cannot start"))?;
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { name: name.to_owned(), child, pidfd }),
@@ -76,12 +79,18 @@ impl Process {
 
     /// Waits for the end, at most so long.
     pub fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let limit = Timespec::try_from(limit).context("time limit")?;
-        match poll(&mut fds, Some(&limit)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(None),
-            Ok(_) => Ok(Some(self.child.wait()?)),
-            Err(error) => Err(error).context("poll of a process"),
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).context("time limit")?;
+            match poll(&mut fds, Some(&left)) {
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(Some(self.child.wait()?)),
+                // A signal is not the end of time.
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).context("poll of a process"),
+            }
         }
     }
 
@@ -125,6 +134,15 @@ impl Drop for Process {
             eprintln!("e2e: {error:#}");
         }
     }
+}
+
+/// Whether SIGINT does something else than end this process.
+fn handles_interrupts() -> Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.context("SigCgt")?.trim(), 16)?;
+    // Signals are numbered from 1.
+    Ok(caught & (1 << (Signal::INT.as_raw() - 1)) != 0)
 }
 
 /// What a program that ran to its end left.

@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 use crate::{
     host::{as_f64, drop_caches, memory},
     images,
+    interrupt::Interrupt,
     link::{Link, SHAPE},
     node::{Node, timed},
     report::{Cold, Mode},
@@ -70,7 +71,7 @@ struct Remote {
 
 /// Measures every way, `runs` times, one after the other so that all meet the same moods of the
 /// machine.
-pub(crate) fn measure(runtime: &Runtime, runs: u32) -> Result<Cold> {
+pub(crate) fn measure(runtime: &Runtime, interrupt: &Interrupt, runs: u32) -> Result<Cold> {
     let dir = tempfile::Builder::new().prefix("bolide-bench-").tempdir()?;
     let registry = Registry::start(&dir.path().join("registry"))?;
     let (plain, needed) = images::push(&registry)?;
@@ -79,6 +80,7 @@ pub(crate) fn measure(runtime: &Runtime, runs: u32) -> Result<Cold> {
     let (mut warm, mut mounter) = (Vec::new(), String::new());
     for run in 0..runs {
         for (way, samples) in Way::ALL.into_iter().zip(&mut samples) {
+            interrupt.check()?;
             eprintln!("bench: cold start {} of {runs}, {}", run + 1, way.name());
             let mut node = Node::start(&remote.link.host())?;
             samples.push(sample(&remote, &mut node, way)?);

@@ -7,6 +7,7 @@ use bolide_e2e::{Daemon, Image, Registry, mounts_below};
 use crate::{
     cache, content,
     host::{self, as_f64, drop_caches},
+    interrupt::Interrupt,
     node::{Node, timed},
     reads::{self, Rate},
     report::{Figure, FileSystem},
@@ -22,7 +23,7 @@ enum Side {
 }
 
 /// Measures both sides `runs` times, in turn.
-pub(crate) fn measure(runs: u32) -> Result<FileSystem> {
+pub(crate) fn measure(interrupt: &Interrupt, runs: u32) -> Result<FileSystem> {
     let dir = tempfile::Builder::new().prefix("bolide-bench-").tempdir()?;
     let registry = Registry::start(&dir.path().join("registry"))?;
     let layout = cache::directory("large", content::RECIPE, content::write_layout)?;
@@ -33,8 +34,10 @@ pub(crate) fn measure(runs: u32) -> Result<FileSystem> {
     let mut figures = Figures::default();
     let mut mounter = String::new();
     for run in 0..runs {
+        interrupt.check()?;
         eprintln!("bench: file system {} of {runs}, bolide", run + 1);
         mounter = layer(&registry, &mut figures)?;
+        interrupt.check()?;
         eprintln!("bench: file system {} of {runs}, directory", run + 1);
         metadata(Side::Directory, &tree, &mut figures)?;
         content_at_hand(Side::Directory, &tree, &mut figures)?;

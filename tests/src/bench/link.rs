@@ -14,16 +14,9 @@ pub(crate) const SHAPE: LinkShape = LinkShape {
     rtt: Duration::from_millis(20),
 };
 
-/// Carries the link. With it running, an interrupt does not end this process at once: what it
-/// started fails, and is then taken down in good order.
+/// Carries the link.
 pub(crate) fn runtime() -> Result<Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.spawn(async {
-        while tokio::signal::ctrl_c().await.is_ok() {
-            eprintln!("bench: interrupted; taking everything down");
-        }
-    });
-    Ok(runtime)
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
 /// A running link.

@@ -8,6 +8,7 @@ mod content;
 mod fs;
 mod host;
 mod images;
+mod interrupt;
 mod link;
 mod node;
 mod reads;
@@ -21,7 +22,7 @@ use std::{io::Write as _, path::PathBuf};
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 
-use crate::report::Document;
+use crate::{interrupt::Interrupt, report::Document};
 
 #[derive(Debug, Parser)]
 #[command(name = "bolide-bench")]
@@ -58,12 +59,13 @@ enum What {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let runtime = link::runtime()?;
+    let interrupt = Interrupt::listen(&runtime)?;
     let mut document = Document::new(arguments.runs)?;
     if arguments.what != What::Fs {
-        document.cold = Some(cold::measure(&runtime, arguments.runs)?);
+        document.cold = Some(cold::measure(&runtime, &interrupt, arguments.runs)?);
     }
     if arguments.what != What::Cold {
-        document.fs = Some(fs::measure(arguments.runs)?);
+        document.fs = Some(fs::measure(&interrupt, arguments.runs)?);
     }
     let tables = table::render(&document);
     if arguments.write {
