@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_e2e::{DaemonOptions, Image, Lab};
+use bolide_e2e::{
+    DaemonOptions, Image, Lab, detach_below, entrypoint, opened_files, touched_bytes,
+};
 
 /// What the program of the image says at its end.
 const PRINTED: &str = "bolide-e2e: ";
@@ -28,7 +30,9 @@ fn a_lazy_container_prints_while_its_layers_stay_in_the_registry() -> Result<()>
     let sent = lab.registry.layer_bytes_served(&image)?;
     let all = image.layer_bytes();
     ensure!(sent * 5 < all, "the registry sent {sent} of {all} bytes of layers");
-    let touched = touched_bytes(&lab, &image)?;
+    let files = opened(&lab, &image)?;
+    let sizes: Vec<_> = image.layers.iter().map(|layer| layer.size).collect();
+    let touched = touched_bytes(&lab.registry.host(), &reference, &sizes, &files)?;
     let fetched = sent - sent_for_the_index;
     ensure!(fetched * 10 <= touched * 13, "{fetched} bytes were sent, {touched} were touched");
     Ok(())
@@ -173,16 +177,21 @@ fn expect_remote(lab: &Lab, namespace: &str, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Compressed bytes of the chunks that were read, each layer's share by its own ratio.
-fn touched_bytes(lab: &Lab, image: &Image) -> Result<u64> {
-    let status = lab.daemon.status()?;
-    let share = |digest: &str| -> Result<u64> {
-        let layer = status.layers.iter().find(|layer| layer.blob == digest);
-        let layer = layer.with_context(|| format!("{digest} in {status:?}"))?;
-        let present = u128::from(layer.present_bytes) * u128::from(layer.blob_size);
-        Ok(u64::try_from(present / u128::from(layer.total_bytes.max(1)))?)
-    };
-    image.layers.iter().map(|layer| share(&layer.digest)).sum()
+/// Files that the image's program opens, found by running it on an ordinary unpack.
+fn opened(lab: &Lab, image: &Image) -> Result<Vec<String>> {
+    let (reference, plain) = lab.push_plain()?;
+    let overlayfs = ["--snapshotter", "overlayfs", &reference];
+    lab.containerd
+        .ctr("default", ["images", "pull", "--plain-http"].into_iter().chain(overlayfs))?;
+    let root = lab.dir().join("opened");
+    std::fs::create_dir(&root)?;
+    let shown = root.to_str().context("paths of tests are UTF-8")?;
+    let mount = ["images", "mount"].into_iter().chain(overlayfs).chain([shown]);
+    lab.containerd.ctr("default", mount)?;
+    let files = opened_files(&root, &entrypoint(&plain)?);
+    detach_below(&root)?;
+    ensure!(image.layers.len() == plain.layers.len(), "both are the same image");
+    files
 }
 
 /// Bytes that the files below a directory occupy on disk.

@@ -11,7 +11,9 @@ mod image;
 mod lab;
 mod mounts;
 mod process;
+mod record;
 mod registry;
+mod touched;
 mod tree;
 
 pub use containerd::Containerd;
@@ -20,5 +22,7 @@ pub use image::{Image, Layer, hex, sha256, sha256_of};
 pub use lab::Lab;
 pub use mounts::{MountsBelow, below as mounts_below, detach_below};
 pub use process::{Finished, Process, run};
+pub use record::{entrypoint, opened_files};
 pub use registry::{Registry, Served};
+pub use touched::touched_bytes;
 pub use tree::{Node, Tree};

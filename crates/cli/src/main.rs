@@ -4,6 +4,7 @@ mod config;
 mod convert;
 mod demo;
 mod inspect;
+mod memory;
 mod mount;
 mod output;
 mod pull;
@@ -18,5 +19,6 @@ mod telemetry;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::give_back();
     cli::run()
 }

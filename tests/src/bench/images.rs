@@ -7,10 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use bolide_e2e::{Image, Registry, bolide, from_environment, run};
+use bolide_e2e::{
+    Image, Registry, bolide, detach_below, entrypoint, from_environment, opened_files, run,
+};
 use flate2::read::GzDecoder;
 
-use crate::{cache, record};
+use crate::{cache, node::Node};
 
 const CONVERSION: Duration = Duration::from_mins(10);
 /// Size of the footer that says where the table of contents begins.
@@ -32,7 +34,7 @@ pub(crate) fn push(registry: &Registry) -> Result<(Image, u64)> {
 
     let optimized = cache::directory("python-landmark", &digest, |dir| {
         let list = tempfile::NamedTempFile::new()?;
-        fs::write(list.path(), record::of_image(registry, &plain)?.join("\n"))?;
+        fs::write(list.path(), recorded(registry, &plain)?.join("\n"))?;
         convert(&source, dir, Some(list.path()))
     })?;
     let optimized = Image::open(&optimized)?;
@@ -73,4 +75,20 @@ fn landmark(blob: &Path) -> Result<u64> {
     let entries = toc["entries"].as_array().context("entries")?;
     let mark = entries.iter().find(|entry| entry["name"] == LANDMARK);
     Ok(mark.and_then(|entry| entry["offset"].as_u64()).unwrap_or(0))
+}
+
+/// Runs the program of an image of `registry` on an overlay of its unpacked layers; returns the
+/// regular files it opened, relative to the root.
+fn recorded(registry: &Registry, image: &Image) -> Result<Vec<String>> {
+    let node = Node::start(&registry.host())?;
+    node.pull_whole("python:plain")?;
+    let root = node.dir().join("record");
+    fs::create_dir(&root)?;
+    let reference = node.reference("python:plain");
+    let shown = root.to_str().context("a path of ours is UTF-8")?;
+    let mount = ["images", "mount", "--snapshotter", "overlayfs", &reference, shown];
+    node.containerd.ctr("default", mount)?;
+    let files = opened_files(&root, &entrypoint(image)?);
+    detach_below(&root)?;
+    files
 }

@@ -12,7 +12,6 @@ mod interrupt;
 mod link;
 mod node;
 mod reads;
-mod record;
 mod report;
 mod spread;
 mod table;

@@ -8,10 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_e2e::{Image, Registry, detach_below, run};
 use serde_json::Value;
 
-use crate::node::Node;
+use crate::{Image, run};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Read by containerd itself when it makes a container of an image.
@@ -19,29 +18,16 @@ const READ_BEFORE: [&str; 2] = ["etc/passwd", "etc/group"];
 /// Shows what the kernel mapped of a program before any of its own instructions ran.
 const SHOW_MAPS: &str = "print(open('/proc/self/maps').read())";
 
-/// Runs the program of an image of `registry` on an overlay of its unpacked layers; returns the
-/// regular files it opened, relative to the root.
-pub(crate) fn of_image(registry: &Registry, image: &Image) -> Result<Vec<String>> {
-    let node = Node::start(&registry.host())?;
-    node.pull_whole("python:plain")?;
-    let root = node.dir().join("record");
-    fs::create_dir(&root)?;
-    let reference = node.reference("python:plain");
-    let shown = root.to_str().context("a path of ours is UTF-8")?;
-    let mount = ["images", "mount", "--snapshotter", "overlayfs", &reference, shown];
-    node.containerd.ctr("default", mount)?;
-    let recorded = record(&root, &entrypoint(image)?);
-    detach_below(&root)?;
-    recorded
-}
-
-fn entrypoint(image: &Image) -> Result<Vec<String>> {
+/// The command that an image runs.
+pub fn entrypoint(image: &Image) -> Result<Vec<String>> {
     let (_, config) = image.blobs()?.into_iter().next().context("an image has a configuration")?;
     let config: Value = serde_json::from_slice(&fs::read(config)?)?;
     serde_json::from_value(config["config"]["Entrypoint"].clone()).context("Entrypoint")
 }
 
-fn record(root: &Path, program: &[String]) -> Result<Vec<String>> {
+/// Runs a program of the tree below `root`; returns the regular files that it and the kernel opened,
+/// relative to the root, in the order of first use.
+pub fn opened_files(root: &Path, program: &[String]) -> Result<Vec<String>> {
     let trace = tempfile::NamedTempFile::new()?;
     let mut strace = Command::new("strace");
     // Descriptors are shown with the path they lead to, symbolic links resolved.
