@@ -95,9 +95,6 @@ impl NeighbourPolicy {
     fn read_small(&mut self, index: &dyn TocIndex, span: &ChunkSpan, out: &mut dyn HintSink) {
         let Ok(parent) = index.parent(span.file) else { return };
         let (mut directory, again) = self.touch(index.digest(), parent);
-        if !directory.knows(span.member) {
-            self.read = self.read.saturating_add(span.member.len());
-        }
         directory.note(span.member);
         let room = if again { AGAIN } else { FIRST }.min(self.credit());
         for part in wanted(index, &directory, span.member, room) {
@@ -179,9 +176,10 @@ impl Prefetcher for NeighbourPolicy {
             ControlFlow::Break(())
         });
         // An event may name a file the index does not know.
-        if let (Ok(()), Some(span)) = (found, first)
-            && span.member.len() <= LARGE
-        {
+        let (Ok(()), Some(span)) = (found, first) else { return };
+        // Read once more, a file counts once more: the bound is generous, not exact.
+        self.read = self.read.saturating_add(span.member.len());
+        if span.member.len() <= LARGE {
             self.read_small(layer, &span, out);
         }
     }
