@@ -4,6 +4,7 @@ mod config;
 mod convert;
 mod demo;
 mod inspect;
+mod interrupt;
 mod mount;
 mod output;
 mod pull;
