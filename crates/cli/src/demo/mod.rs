@@ -163,8 +163,8 @@ impl Ways<'_> {
     }
 
     async fn lazy(&mut self, place: &str, name: &str) -> Result<(LazyWay, Finished, String)> {
-        let hints = if place == "hinted" { ", with hints" } else { "" };
-        say(self.args, &format!("mounting lazily{hints}, and running at once"));
+        let hints = if place == "hinted" { " with hints" } else { "" };
+        say(self.args, &format!("mounting lazily{hints}, and running"));
         let (dir, command) = (self.place(place)?, &self.args.command);
         if self.args.containerd {
             contained::lazy(self.engine, (self.origin, name), &dir, command).await
@@ -204,7 +204,7 @@ async fn installed(args: &Args, dir: &Path) -> Result<(String, Layout, Names)> {
     say(args, "making an image of the software installed here");
     let made = image::build(dir.join("image"), image::MIN_SIZE).await?;
     let description = format!(
-        "{} and other software of this machine, {} in 3 layers; reads {} files by name",
+        "{} and other software of this machine, {} in 3 layers; its program reads {} files",
         made.interpreter,
         HumanBytes(made.size),
         made.reads
