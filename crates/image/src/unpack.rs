@@ -186,7 +186,7 @@ fn fresh<T>(place: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T
             }
             make(place)
         }
-        made => made,
+        done => done,
     }
 }
 

@@ -29,12 +29,11 @@ pub(super) async fn full(
     pull_whole(engine, &access).await?;
     let pull_seconds = began.elapsed().as_secs_f64();
     let (finished, run_seconds) = run(engine, OVERLAYFS, &access, command).await?;
-    let traffic = match access.traffic() {
-        Some(traffic) => traffic,
-        None => {
-            let location = Location::Registry(access.reference.clone());
-            all_of(&SourceImage::open(&location, &[]).await?)
-        }
+    let traffic = if let Some(traffic) = access.traffic() {
+        traffic
+    } else {
+        let location = Location::Registry(access.reference.clone());
+        all_of(&SourceImage::open(&location, &[]).await?)
     };
     engine.stop().await?;
     Ok((Way::new(traffic, (pull_seconds, run_seconds), &finished), finished))

@@ -89,17 +89,16 @@ impl Engine {
         };
         let (stop, (ready, listening)) = (CancellationToken::new(), oneshot::channel());
         let (settings, stopped) = (config.clone(), stop.clone());
-        let mut task = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             // Nobody waits when this was interrupted.
             let ready = || ready.send(()).unwrap_or_default();
             daemon::serve(&settings, &surroundings, ready, stopped).await
         });
+        self.snapshotter = Some(Snapshotter { config, stop, task });
         if listening.await.is_err() {
-            let served = (&mut task).await.context("it ended")?;
-            served?;
+            self.stop_snapshotter().await?;
             bail!("it ended");
         }
-        self.snapshotter = Some(Snapshotter { config, stop, task });
         Ok(())
     }
 
@@ -135,7 +134,7 @@ impl Engine {
 
     fn configuration(&self) -> String {
         let path = |name: &str| toml::Value::String(self.dir.join(name).display().to_string());
-        let mut text = format!(
+        let mut lines = vec![format!(
             "version = 2\nroot = {}\nstate = {}\ndisabled_plugins = {DISABLED}\n\
              [grpc]\naddress = {}\n[ttrpc]\naddress = {}\n\
              [plugins.\"io.containerd.internal.v1.opt\"]\npath = {}\n",
@@ -144,13 +143,14 @@ impl Engine {
             path("containerd.sock"),
             path("ttrpc.sock"),
             path("opt"),
-        );
+        )];
         if self.snapshotter.is_some() {
             let address = path("bolide.sock");
-            text += "[proxy_plugins.bolide]\ntype = \"snapshot\"\n";
-            text += &format!("address = {address}\n");
+            lines.push(format!(
+                "[proxy_plugins.bolide]\ntype = \"snapshot\"\naddress = {address}\n"
+            ));
         }
-        text
+        lines.concat()
     }
 
     /// Socket of containerd.
@@ -196,12 +196,14 @@ impl Engine {
             let ended = ended.unwrap_or_else(|_| Err(anyhow!("containerd does not answer")));
             done = ended.and(end(containerd).await);
         }
-        if let Some(Snapshotter { stop, task, .. }) = self.snapshotter.take() {
-            stop.cancel();
-            let served = task.await.context("the snapshotter failed").and_then(|done| Ok(done?));
-            done = done.and(served);
-        }
-        done
+        let stopped = self.stop_snapshotter().await.context("the snapshotter failed");
+        done.and(stopped)
+    }
+
+    async fn stop_snapshotter(&mut self) -> Result<()> {
+        let Some(Snapshotter { stop, task, .. }) = self.snapshotter.take() else { return Ok(()) };
+        stop.cancel();
+        Ok(task.await??)
     }
 
     /// Ends what an interruption left running.
@@ -226,7 +228,7 @@ impl Engine {
     }
 }
 
-/// Waits for the word that a service manager would wait for (sd_notify(3)).
+/// Waits for the word that a service manager would wait for (`sd_notify(3)`).
 async fn readiness(notices: &UnixDatagram) -> Result<()> {
     let mut notice = [0; MAX_NOTICE];
     loop {

@@ -109,7 +109,7 @@ async fn run_in(args: &Args, dir: &Path) -> Result<()> {
     // It is there until everything ended: a program may be reading.
     let subject = until_interrupted(subject(args, dir)).await?;
     let mut engine = Engine::default();
-    let done = until_interrupted(demonstrate(args, dir, &subject, &mut engine)).await;
+    let done = until_interrupted(Box::pin(demonstrate(args, dir, &subject, &mut engine))).await;
     let stopped = engine.stop().await;
     done.and(stopped)
 }

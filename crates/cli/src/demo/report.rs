@@ -43,13 +43,16 @@ impl Report {
             output::line("hints   lazy, and the layers begin with what the program uses first")?;
         }
         self.print_table()?;
-        let best = self.lazy.optimized.as_deref().unwrap_or(&self.lazy);
+        let (how, best) = match self.lazy.optimized.as_deref() {
+            Some(optimized) => ("With hints", optimized),
+            None => ("Lazily", &self.lazy),
+        };
         let (needed, total) = (HumanBytes(best.touched_bytes), HumanBytes(best.total_bytes));
+        output::line(&format!("\nOf {total} of files the program needed {needed}."))?;
+        let time = 100.0 * best.way.seconds / self.full.seconds;
+        let bytes = best.way.bytes.saturating_mul(100) / self.full.bytes.max(1);
         output::line(&format!(
-            "\nOf {total} of files the program needed {needed}. Lazily it was done in {:.0} % of the \
-             time, with {:.0} % of the bytes.",
-            100.0 * best.way.seconds / self.full.seconds,
-            100.0 * best.way.bytes as f64 / self.full.bytes.max(1) as f64,
+            "{how} it was done in {time:.0} % of the time, with {bytes} % of the bytes."
         ))
     }
 
@@ -66,7 +69,7 @@ impl Report {
         line("", &["full", "lazy", "hints"][..ways.len()])?;
         row("received", &|way| HumanBytes(way.bytes).to_string())?;
         row("requests", &|way| way.requests.map_or("-".to_owned(), |count| count.to_string()))?;
-        row("runs after", &|way| format!("{:.2} s", way.pull_seconds))?;
+        row("starts after", &|way| format!("{:.2} s", way.pull_seconds))?;
         row("runs for", &|way| format!("{:.2} s", way.run_seconds))?;
         row("done after", &|way| format!("{:.2} s", way.seconds))?;
         row("exit code", &|way| way.exit.to_string())
