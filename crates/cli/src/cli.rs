@@ -3,10 +3,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config, convert, demo, inspect, mount, output, pull, sandbox, serve, status, telemetry,
+    config, convert, demo, inspect, interrupt::until_interrupted, mount, output, pull, sandbox,
+    serve, status, telemetry,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
@@ -84,7 +84,7 @@ fn run_to_end(Cli { telemetry, command }: Cli) -> Result<u8> {
     // Namespaces are entered while there is a single thread.
     match command {
         Command::Internal(entry) => return sandbox::run(entry),
-        Command::Demo(_) => sandbox::enter()?,
+        Command::Demo(ref args) => args.enter_namespaces()?,
         Command::Mount(ref args) => args.enter_namespaces()?,
         _ => {}
     }
@@ -115,26 +115,6 @@ async fn execute(command: Command) -> Result<u8> {
         Command::Internal(_) => bail!("this entry starts before there is a runtime"),
     };
     done.map(|()| 0)
-}
-
-/// Drops the work when somebody wants this process to end.
-async fn until_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::select! {
-        done = work => done,
-        interrupt = interrupted() => {
-            interrupt.context("cannot listen for signals")?;
-            bail!("interrupted")
-        }
-    }
-}
-
-/// Waits until somebody wants this process to end.
-async fn interrupted() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupt = tokio::signal::ctrl_c() => interrupt,
-        _ = terminate.recv() => Ok(()),
-    }
 }
 
 #[cfg(test)]

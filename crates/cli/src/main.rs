@@ -5,6 +5,7 @@ mod convert;
 mod demo;
 mod inspect;
 mod memory;
+mod interrupt;
 mod mount;
 mod output;
 mod pull;

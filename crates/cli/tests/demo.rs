@@ -3,11 +3,11 @@ mod lab;
 
 use std::process::Command;
 
-use lab::{Lab, can_mount, fails, succeeds};
+use lab::{Lab, can_mount, fails, is_root, succeeds};
 use serde_json::Value;
 
 /// Runs the demonstration on a link that costs no time.
-fn demonstrate(lab: &Lab, command: &mut Command) {
+fn demonstrate(lab: &Lab, command: &mut Command) -> Value {
     let text = succeeds(command);
     lab.assert_clean();
     let report: Value = serde_json::from_str(&text).expect("one JSON document");
@@ -28,8 +28,9 @@ fn demonstrate(lab: &Lab, command: &mut Command) {
     assert_eq!(hinted["exit"], 0);
     // What is used first comes in long pieces.
     assert!(hinted["requests"].as_f64() < report["lazy"]["requests"].as_f64(), "{report}");
-    // Documents, and then at least one request for each of many files.
+    // Documents, and then a request for many a file.
     assert!(number("lazy", "requests") > number("full", "requests"));
+    report
 }
 
 const ARGUMENTS: [&str; 6] = ["demo", "--json", "--bandwidth", "10Gbit", "--rtt", "1ms"];
@@ -47,6 +48,33 @@ fn it_runs_as_a_user_without_root() {
     if can_mount() {
         let lab = Lab::new();
         demonstrate(&lab, &mut lab.bolide_as_nobody(&ARGUMENTS));
+    }
+}
+
+/// Covers programs of this machine in a mount namespace of its own.
+const WITHOUT: &str = r#"
+set -e
+mount --make-rprivate /
+for program in $WITHOUT; do
+    [ ! -e "/usr/bin/$program" ] || mount --bind /dev/null "/usr/bin/$program"
+done
+exec "$@"
+"#;
+
+#[test]
+fn it_makes_do_with_the_interpreters_there_are() {
+    // Covering files for one process alone takes root.
+    if !is_root() {
+        return;
+    }
+    for (without, found) in [("python3", "perl"), ("python3 perl", "sh")] {
+        let lab = Lab::new();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", WITHOUT, "sh"]).arg(lab.path("bolide"));
+        command.args(ARGUMENTS).env("WITHOUT", without).env("TMPDIR", lab.path("tmp"));
+        let report = demonstrate(&lab, command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+        let image = report["image"].as_str().expect("text");
+        assert!(image.starts_with(&format!("{found} and other software")), "{image}");
     }
 }
 

@@ -22,7 +22,7 @@ mod open;
 mod time;
 mod toc;
 
-pub use build::{BuildOptions, BuildReport, Spool, convert_layer};
+pub use build::{BuildOptions, BuildReport, Spool, TarEntries, TarEntry, convert_layer};
 pub use check::{BlobVerdict, check_blob};
 pub use footer::Footer;
 pub use index::EstargzIndex;

@@ -82,6 +82,9 @@ pub struct LinkCounters {
     pub received: u64,
     /// Bytes delivered to the server behind the link.
     pub sent: u64,
+    /// Requests of HTTP/1.1 that set out, by the empty lines that end their heads. Right for all
+    /// that is asked of a registry by who only reads.
+    pub requests: u64,
 }
 
 /// A relay to one server, listening on loopback; dropping it ends it and its connections.
@@ -99,6 +102,7 @@ struct Line {
     server: SocketAddr,
     shape: LinkShape,
     connections: AtomicU64,
+    requests: AtomicU64,
     up: Direction,
     down: Direction,
 }
@@ -136,6 +140,7 @@ impl ShapedLink {
             server,
             shape,
             connections: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             up: Direction::new(now),
             down: Direction::new(now),
         });
@@ -162,6 +167,7 @@ impl ShapedLink {
             connections: self.line.connections.load(Ordering::Relaxed),
             received: self.line.down.delivered.load(Ordering::Relaxed),
             sent: self.line.up.delivered.load(Ordering::Relaxed),
+            requests: self.line.requests.load(Ordering::Relaxed),
         }
     }
 }
@@ -206,8 +212,12 @@ async fn relay(client: TcpStream, line: Arc<Line>) {
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let up = carry(from_client, to_server, &line.up, line.shape);
-    let down = carry(from_server, to_client, &line.down, line.shape);
+    let mut heads = Heads::default();
+    let count = |piece: &[u8]| {
+        line.requests.fetch_add(heads.ended_in(piece), Ordering::Relaxed);
+    };
+    let up = carry(from_client, to_server, &line.up, line.shape, count);
+    let down = carry(from_server, to_client, &line.down, line.shape, |_| ());
     // A broken direction breaks the other: an endpoint that went away answers nothing.
     if let Err(error) = tokio::try_join!(up, down) {
         tracing::debug!(%error, "connection ended");
@@ -219,9 +229,10 @@ async fn carry(
     to: OwnedWriteHalf,
     direction: &Direction,
     shape: LinkShape,
+    seen: impl FnMut(&[u8]),
 ) -> std::io::Result<()> {
     let (sender, pieces) = mpsc::channel(shape.pieces_in_flight());
-    tokio::try_join!(send(from, sender, direction, shape), deliver(to, pieces, direction))?;
+    tokio::try_join!(send(from, sender, direction, shape, seen), deliver(to, pieces, direction))?;
     Ok(())
 }
 
@@ -230,12 +241,14 @@ async fn send(
     pieces: mpsc::Sender<(Instant, Bytes)>,
     direction: &Direction,
     shape: LinkShape,
+    mut seen: impl FnMut(&[u8]),
 ) -> std::io::Result<()> {
     loop {
         let mut piece = BytesMut::with_capacity(PIECE);
         if from.read_buf(&mut piece).await? == 0 {
             return Ok(());
         }
+        seen(&piece);
         let passed = direction.reserve(Instant::now(), shape.transmission(piece.len() as u64));
         // The other half is gone only when it failed, and then its failure is reported.
         if pieces.send((passed + shape.rtt / 2, piece.freeze())).await.is_err() {
@@ -260,9 +273,47 @@ async fn deliver(
     to.shutdown().await
 }
 
+/// Finds the ends of heads in what passes piece by piece.
+#[derive(Debug, Default)]
+struct Heads {
+    /// Bytes of the mark that the last piece ended with.
+    matched: usize,
+}
+
+impl Heads {
+    const END: &[u8] = b"\r\n\r\n";
+
+    /// Heads that end in the next piece.
+    fn ended_in(&mut self, piece: &[u8]) -> u64 {
+        let mut ended = 0;
+        for byte in piece {
+            self.matched = if *byte == Self::END[self.matched] {
+                self.matched + 1
+            } else {
+                // Only its first byte can begin it anew.
+                usize::from(*byte == Self::END[0])
+            };
+            if self.matched == Self::END.len() {
+                (ended, self.matched) = (ended + 1, 0);
+            }
+        }
+        ended
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_are_counted_however_they_are_cut() {
+        let text = b"GET / HTTP/1.1\r\nA: b\r\r\n\r\nHEAD /x HTTP/1.1\r\n\r\nGET";
+        for size in 1..text.len() {
+            let mut heads = Heads::default();
+            let found: u64 = text.chunks(size).map(|piece| heads.ended_in(piece)).sum();
+            assert_eq!(found, 2, "pieces of {size} bytes");
+        }
+    }
 
     fn shape(bits_per_second: u64, rtt: Duration) -> LinkShape {
         LinkShape { bits_per_second: NonZeroU64::new(bits_per_second).expect("not 0"), rtt }
@@ -325,7 +376,8 @@ mod tests {
         // 400 kB at 1 MB/s, up and then down, and two round trips.
         assert!(began.elapsed() >= Duration::from_millis(800) + 2 * rtt, "{:?}", began.elapsed());
         assert!(answer == sent, "bytes arrive in order");
-        let expected = LinkCounters { connections: 1, received: 400_000, sent: 400_000 };
+        let expected =
+            LinkCounters { connections: 1, received: 400_000, sent: 400_000, requests: 0 };
         assert_eq!(link.counters(), expected);
         echo.abort();
     }

@@ -5,12 +5,13 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{PermissionsExt as _, lchown},
+        fs::{PermissionsExt as _, lchown, symlink},
     },
     path::{Component, Path, PathBuf},
 };
 
 use bolide_core::{Error, ErrorKind, OpaqueXattr, Result};
+use bolide_estargz::{TarEntries, TarEntry};
 use rustix::{
     fs::{
         AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, makedev,
@@ -24,7 +25,6 @@ const MAX_ZSTD_WINDOW: u32 = 27;
 const PERM: i32 = Errno::PERM.raw_os_error();
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-const XATTR_RECORD: &str = "SCHILY.xattr.";
 
 /// How to unpack a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +47,9 @@ pub struct Unpacked {
 
 /// Unpacks a tar, plain or compressed by gzip or zstd, into an existing empty directory.
 ///
-/// Names that lead out of the directory are left out. `Malformed` when the tar is none, `Io` when
-/// the kernel refuses something; what was unpacked until then stays. Blocks.
+/// Names that lead out of the directory are left out. `Malformed` when the tar is none,
+/// `Unsupported` when it holds sparse files, `Io` when the kernel refuses something; what was
+/// unpacked until then stays. Blocks.
 pub fn unpack_layer(
     layer: &mut dyn Read,
     target: &Path,
@@ -56,36 +57,31 @@ pub fn unpack_layer(
 ) -> Result<Unpacked> {
     let root = target.canonicalize().map_err(|error| refused(error, target))?;
     let mut places = Places { root: root.clone(), last: None };
-    let mut archive = tar::Archive::new(decompressed(layer).map_err(broken)?);
-    archive.set_preserve_permissions(true);
+    let mut tar = TarEntries::new(decompressed(layer).map_err(broken)?);
     let mut unpacked = Unpacked::default();
     // Writing below a directory changes its time, so that these come last.
     let mut directories = Vec::new();
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let path = entry.path().map_err(broken)?.into_owned();
+    while let Some(entry) = tar.next_entry()? {
+        let path = Path::new(OsStr::from_bytes(&entry.name));
         unpacked.entries += 1;
-        unpacked.bytes += entry.size();
-        let Some(place) = places.of(&path).map_err(|error| refused(error, &path))? else {
+        unpacked.bytes += entry.size;
+        let Some(place) = places.of(path).map_err(|error| refused(error, path))? else {
             continue;
         };
-        let kind = entry.header().entry_type();
-        match unpack(&mut entry, &place, &root, options) {
+        match unpack(&entry, &mut tar, &place, &mut places, options) {
             Ok(true) => {
-                let set = attribute(&mut entry, &place, options);
-                set.map_err(|error| refused(error, &path))?;
+                let set = attribute(&entry, &place, options);
+                set.map_err(|error| refused(error, path))?;
             }
             Ok(false) => {}
             // Users without root make no devices.
             Err(error) if options.lenient && error.raw_os_error() == Some(PERM) => {}
-            Err(error) => return Err(refused(error, &path)),
+            Err(error) => return Err(refused(error, path)),
         }
-        if kind.is_dir() {
-            directories.push((place, entry.header().mtime().map_err(broken)?));
+        if is_directory(&entry) {
+            directories.push((place, entry.mtime));
         }
     }
-    // The tar's end was seen; its compression may have more to say, such as a checksum.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
     for (place, mtime) in directories.into_iter().rev() {
         set_time(&place, mtime).map_err(|error| refused(error, &place))?;
     }
@@ -120,10 +116,11 @@ fn is_skippable_frame(start: &[u8]) -> bool {
 }
 
 /// Unpacks one entry at its place; tells whether something is there now that has attributes.
-fn unpack<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
+fn unpack(
+    entry: &TarEntry,
+    payload: &mut dyn Read,
     place: &Path,
-    target: &Path,
+    places: &mut Places,
     options: UnpackOptions,
 ) -> io::Result<bool> {
     let name = place.file_name().map_or(&b""[..], OsStr::as_bytes);
@@ -132,47 +129,86 @@ fn unpack<R: Read>(
             OpaqueXattr::Trusted => "trusted.overlay.opaque",
             OpaqueXattr::User => "user.overlay.opaque",
         };
-        let directory = place.parent().unwrap_or(target);
+        let directory = place.parent().unwrap_or(&places.root);
         return Ok(lsetxattr(directory, attribute, b"y", XattrFlags::empty()).map(|()| false)?);
     }
     if let Some(hidden) = name.strip_prefix(WHITEOUT) {
         return whiteout(&place.with_file_name(OsStr::from_bytes(hidden))).map(|()| false);
     }
-    match entry.header().entry_type() {
-        kind if kind.is_character_special() => special(entry, place, FileType::CharacterDevice),
-        kind if kind.is_block_special() => special(entry, place, FileType::BlockDevice),
-        kind if kind.is_fifo() => special(entry, place, FileType::Fifo),
+    match entry.kind {
+        _ if is_directory(entry) => directory(place),
+        b'0' | 0 | b'7' => file(payload, place),
         // A link has the attributes of the file it is a name of.
-        kind if kind.is_hard_link() => entry.unpack_in(target).map(|_| false),
-        _ => entry.unpack_in(target),
+        b'1' => return hard_link(entry, place, places).map(|()| false),
+        b'2' => fresh(place, |place| symlink(OsStr::from_bytes(&entry.link), place)),
+        b'3' => special(entry, place, FileType::CharacterDevice),
+        b'4' => special(entry, place, FileType::BlockDevice),
+        b'6' => special(entry, place, FileType::Fifo),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "tars of layers have no such type")),
+    }
+    .map(|()| true)
+}
+
+/// Old tars have files for directories, with a slash at the end of their names.
+fn is_directory(entry: &TarEntry) -> bool {
+    entry.kind == b'5' || (matches!(entry.kind, b'0' | 0) && entry.name.ends_with(b"/"))
+}
+
+fn directory(place: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(place).is_ok_and(|there| there.is_dir()) {
+        return Ok(());
+    }
+    fresh(place, |place| fs::create_dir(place))
+}
+
+fn file(payload: &mut dyn Read, place: &Path) -> io::Result<()> {
+    // Never through a link: `create_new` follows none.
+    let create = |place: &Path| fs::File::options().write(true).create_new(true).open(place);
+    io::copy(payload, &mut fresh(place, create)?).map(drop)
+}
+
+/// Another name of a file that the layer has; nothing where that is outside.
+fn hard_link(entry: &TarEntry, place: &Path, places: &mut Places) -> io::Result<()> {
+    match places.of(Path::new(OsStr::from_bytes(&entry.link)))? {
+        Some(file) if file != place => fresh(place, |place| fs::hard_link(&file, place)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes something at a place where an earlier entry may have left something else: the last counts.
+fn fresh<T>(place: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    match make(place) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::symlink_metadata(place)?.is_dir() {
+                fs::remove_dir_all(place)?;
+            } else {
+                fs::remove_file(place)?;
+            }
+            make(place)
+        }
+        done => done,
     }
 }
 
 /// Gives an unpacked entry what its headers say.
-fn attribute<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
-    place: &Path,
-    options: UnpackOptions,
-) -> io::Result<()> {
+fn attribute(entry: &TarEntry, place: &Path, options: UnpackOptions) -> io::Result<()> {
     let lenient = |done: io::Result<()>| if options.lenient { Ok(()) } else { done };
-    let header = entry.header();
     let number = |id: u64| u32::try_from(id).map_err(io::Error::other);
-    let (owner, group) = (number(header.uid()?)?, number(header.gid()?)?);
-    let (mode, mtime) = (header.mode()?, header.mtime()?);
+    let (owner, group) = (number(entry.uid)?, number(entry.gid)?);
     lenient(lchown(place, Some(owner), Some(group)))?;
-    if !header.entry_type().is_symlink() {
+    if entry.kind != b'2' {
         // After the change of owner, which takes set-user-id bits away.
-        fs::set_permissions(place, fs::Permissions::from_mode(mode & 0o7777))?;
+        fs::set_permissions(place, fs::Permissions::from_mode(entry.mode & 0o7777))?;
     }
-    for (name, value) in extended(entry)? {
-        let set = lsetxattr(place, &name, &value, XattrFlags::empty());
+    for (name, value) in &entry.xattrs {
+        let set = lsetxattr(place, name, value, XattrFlags::empty());
         lenient(set.map_err(Into::into))?;
     }
-    set_time(place, mtime)
+    set_time(place, entry.mtime)
 }
 
-fn set_time(place: &Path, mtime: u64) -> io::Result<()> {
-    let time = Timespec { tv_sec: i64::try_from(mtime).map_err(io::Error::other)?, tv_nsec: 0 };
+fn set_time(place: &Path, mtime: i64) -> io::Result<()> {
+    let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };
     Ok(utimensat(CWD, place, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
@@ -233,32 +269,13 @@ fn whiteout(place: &Path) -> io::Result<()> {
     }
 }
 
-fn special<R: Read>(entry: &tar::Entry<'_, R>, place: &Path, kind: FileType) -> io::Result<bool> {
-    let header = entry.header();
+fn special(entry: &TarEntry, place: &Path, kind: FileType) -> io::Result<()> {
     let device = match kind {
-        // Its fields may be empty, which is no number.
         FileType::Fifo => 0,
-        _ => makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
+        _ => makedev(entry.dev_major, entry.dev_minor),
     };
-    let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
-    Ok(mknodat(CWD, place, kind, mode, device).map(|()| true)?)
-}
-
-/// The extended attributes of an entry. The tar reader takes a line feed in a value for the end of
-/// it, and such an attribute is lost.
-fn extended<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Vec<(String, Vec<u8>)>> {
-    let path = entry.path_bytes().into_owned();
-    let Some(records) = entry.pax_extensions()? else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for record in records {
-        let Ok(record) = record else {
-            tracing::warn!(path = ?String::from_utf8_lossy(&path), "an attribute is lost");
-            continue;
-        };
-        let name = record.key().ok().and_then(|key| key.strip_prefix(XATTR_RECORD));
-        found.extend(name.map(|name| (name.to_owned(), record.value_bytes().to_vec())));
-    }
-    Ok(found)
+    let mode = Mode::from_raw_mode(entry.mode & 0o7777);
+    fresh(place, |place| Ok(mknodat(CWD, place, kind, mode, device)?))
 }
 
 #[cfg(test)]

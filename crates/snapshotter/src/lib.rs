@@ -18,7 +18,7 @@ mod mounts;
 mod remote;
 mod service;
 mod store;
-mod user_namespace;
+pub mod user_namespace;
 
 pub use config::Config;
 pub use labels::RemoteLayerRequest;

@@ -2,7 +2,8 @@
 use std::{fs, path::Path};
 
 /// Whether ids of this process are mapped. Where that cannot be told, they are not.
-pub(crate) fn inside() -> bool {
+#[must_use]
+pub fn inside() -> bool {
     fs::read_to_string(Path::new("/proc/self/uid_map")).is_ok_and(|map| is_mapped(&map))
 }
 

@@ -2,32 +2,23 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
-use bolide_fetch::ImageReference;
-use bolide_image::{LinkShape, Location, ServerHandle, ShapedLink};
-use bolide_snapshotter::{Config, config::PrefetchSettings};
+use bolide_image::Location;
+use bolide_snapshotter::{Config, LayerReport, config::PrefetchSettings};
 use serde::Serialize;
 
+use super::origin::{Origin, Traffic};
 use crate::{
     mount::{LazyStack, SourceImage, unpack_all},
     sandbox::{Finished, Stack, exit_code, run_program},
 };
 
-/// Where the image comes from.
-#[derive(Debug)]
-pub(super) enum Origin {
-    /// A registry of our own, behind a link.
-    Served { server: ServerHandle, shape: LinkShape },
-    /// A registry somewhere.
-    Registry { reference: ImageReference, plain_http: Vec<String> },
-}
-
 /// One way, measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Way {
-    /// Bytes received until the program ended; those of layers alone where the registry is not ours.
+    /// Bytes received until the program ended; those of layers alone where there is no link.
     pub(super) bytes: u64,
-    /// Requests until the program ended; those for layers alone where the registry is not ours.
-    pub(super) requests: u64,
+    /// Requests until the program ended; `None` where there is no link to count them.
+    pub(super) requests: Option<u64>,
     /// Seconds from nothing to the program's end.
     pub(super) seconds: f64,
     /// Seconds until the program could start.
@@ -52,44 +43,43 @@ pub(super) struct LazyWay {
     pub(super) optimized: Option<Box<LazyWay>>,
 }
 
-/// An origin, as one way reaches it: with connections and counters of its own.
-struct Access {
-    location: Location,
-    plain_http: Vec<String>,
-    link: Option<ShapedLink>,
+impl Way {
+    /// `seconds` are those until the program could start, and those that it ran.
+    pub(super) fn new(traffic: Traffic, seconds: (f64, f64), finished: &Finished) -> Self {
+        let (pull_seconds, run_seconds) = seconds;
+        Self {
+            bytes: traffic.bytes,
+            requests: traffic.requests,
+            seconds: pull_seconds + run_seconds,
+            pull_seconds,
+            run_seconds,
+            exit: exit_code(finished.status),
+        }
+    }
 }
 
-impl Origin {
-    /// What it is, for people.
-    pub(super) fn link(&self) -> Option<LinkShape> {
-        match self {
-            Self::Served { shape, .. } => Some(*shape),
-            Self::Registry { .. } => None,
+impl LazyWay {
+    /// With what is known of the layers.
+    pub(super) fn new(way: Way, layers: &[LayerReport]) -> Self {
+        Self {
+            way,
+            touched_bytes: layers.iter().map(|layer| layer.present_bytes).sum(),
+            total_bytes: layers.iter().map(|layer| layer.total_bytes).sum(),
+            optimized: None,
         }
     }
+}
 
-    async fn access(&self, name: &str) -> Result<Access> {
-        let (location, plain_http, link) = match self {
-            Self::Served { server, shape } => {
-                let link = ShapedLink::start(server.address(), *shape).await?;
-                let location =
-                    Location::Registry(format!("{}/demo{name}", link.address()).parse()?);
-                (location, Vec::new(), Some(link))
-            }
-            Self::Registry { reference, plain_http } => {
-                (Location::Registry(reference.clone()), plain_http.clone(), None)
-            }
-        };
-        Ok(Access { location, plain_http, link })
-    }
+/// A node that keeps everything below `root`, and fetches nothing that nobody asks for: the figures
+/// would say nothing.
+pub(super) fn node_config(root: &Path) -> Config {
+    let prefetch = PrefetchSettings { background: false, ..PrefetchSettings::default() };
+    Config { root: root.to_owned(), prefetch, ..Config::default() }
+}
 
-    /// Requests that the server of our own has answered.
-    fn answered(&self) -> u64 {
-        match self {
-            Self::Served { server, .. } => server.counters().requests,
-            Self::Registry { .. } => 0,
-        }
-    }
+/// Every layer, once.
+pub(super) fn all_of(image: &SourceImage) -> Traffic {
+    Traffic { bytes: image.layers().iter().map(|layer| layer.size).sum(), requests: None }
 }
 
 /// Pulls everything, then runs. `dir` is empty.
@@ -99,17 +89,15 @@ pub(super) async fn full(
     dir: &Path,
     command: &[String],
 ) -> Result<(Way, Finished)> {
-    let (access, answered) = (origin.access(name).await?, origin.answered());
+    let access = origin.access(name).await?;
+    let location = Location::Registry(access.reference.clone());
     let began = Instant::now();
-    let image = SourceImage::open(&access.location, &access.plain_http).await?;
+    let image = SourceImage::open(&location, &[]).await?;
     let stack = unpack_all(&image, dir).await?;
     let pull_seconds = began.elapsed().as_secs_f64();
     let (finished, run_seconds) = run(&image, &stack, command).await?;
-    let (bytes, requests) = match &access.link {
-        Some(link) => (link.counters().received, origin.answered() - answered),
-        None => (image.layers().iter().map(|layer| layer.size).sum(), image.layers().len() as u64),
-    };
-    Ok((way(bytes, requests, (pull_seconds, run_seconds), &finished), finished))
+    let traffic = access.traffic().unwrap_or_else(|| all_of(&image));
+    Ok((Way::new(traffic, (pull_seconds, run_seconds), &finished), finished))
 }
 
 /// Mounts, then runs. `dir` is empty. What is mounted stays mounted in this process's namespace
@@ -119,32 +107,24 @@ pub(super) async fn lazy(
     name: &str,
     dir: &Path,
     command: &[String],
-) -> Result<(LazyWay, Finished, &'static str)> {
-    let (access, answered) = (origin.access(name).await?, origin.answered());
-    let mut config = Config { root: dir.join("node"), ..Config::default() };
-    config.registry.plain_http.clone_from(&access.plain_http);
-    // What nobody reads would make the figures say nothing.
-    config.prefetch = PrefetchSettings { background: false, ..PrefetchSettings::default() };
+) -> Result<(LazyWay, Finished, String)> {
+    let access = origin.access(name).await?;
+    let location = Location::Registry(access.reference.clone());
     // Once for a machine, not once for an image: its time is not counted.
-    let mut layers = LazyStack::prepare(&config, dir).await?;
-    let mounter = layers.mounter();
+    let mut layers = LazyStack::prepare(&node_config(&dir.join("node")), dir).await?;
+    let mounter = layers.mounter().to_owned();
 
     let began = Instant::now();
-    let image = SourceImage::open(&access.location, &access.plain_http).await?;
+    let image = SourceImage::open(&location, &[]).await?;
     layers.mount(&image).await?;
     let pull_seconds = began.elapsed().as_secs_f64();
     let (finished, run_seconds) = run(&image, layers.stack(), command).await?;
-    let (bytes, requests) = match &access.link {
-        Some(link) => (link.counters().received, origin.answered() - answered),
-        None => layers.traffic(),
-    };
-    let reports = layers.reports();
-    let lazy = LazyWay {
-        way: way(bytes, requests, (pull_seconds, run_seconds), &finished),
-        touched_bytes: reports.iter().map(|layer| layer.present_bytes).sum(),
-        total_bytes: reports.iter().map(|layer| layer.total_bytes).sum(),
-        optimized: None,
-    };
+    let traffic = access.traffic().unwrap_or_else(|| {
+        let (_, bytes) = layers.traffic();
+        Traffic { bytes, requests: None }
+    });
+    let way = Way::new(traffic, (pull_seconds, run_seconds), &finished);
+    let lazy = LazyWay::new(way, &layers.reports());
     layers.shutdown().await;
     Ok((lazy, finished, mounter))
 }
@@ -154,16 +134,4 @@ async fn run(image: &SourceImage, stack: &Stack, command: &[String]) -> Result<(
     let began = Instant::now();
     let finished = run_program(&program, stack).await.context("cannot run the image's program")?;
     Ok((finished, began.elapsed().as_secs_f64()))
-}
-
-fn way(bytes: u64, requests: u64, seconds: (f64, f64), finished: &Finished) -> Way {
-    let (pull_seconds, run_seconds) = seconds;
-    Way {
-        bytes,
-        requests,
-        seconds: pull_seconds + run_seconds,
-        pull_seconds,
-        run_seconds,
-        exit: exit_code(finished.status),
-    }
 }

@@ -4,11 +4,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use bolide_core::{Digester, OpaqueXattr};
 use bolide_image::{ImageSource, UnpackOptions, manifest::Descriptor, unpack_layer};
+use bolide_snapshotter::user_namespace;
 use futures::StreamExt as _;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
-
-use crate::sandbox::in_user_namespace;
 
 /// Fetches a layer and unpacks it into `target`, an existing empty directory; meanwhile its blob is
 /// in a file of `scratch`.
@@ -20,7 +19,7 @@ pub(crate) async fn unpack(
 ) -> Result<()> {
     let blob = fetch(image, layer, scratch).await.with_context(|| named(layer))?;
     let (target, layer_name) = (target.to_owned(), named(layer));
-    let rootless = in_user_namespace();
+    let rootless = user_namespace::inside();
     let opaque = if rootless { OpaqueXattr::User } else { OpaqueXattr::Trusted };
     let options = UnpackOptions { opaque, lenient: rootless };
     let unpacking = move || unpack_layer(&mut blob.as_file(), &target, options).context(layer_name);

@@ -64,30 +64,58 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Pulls, and gives back what containerd lent, also when interrupted.
+/// Pulls and tells, until interrupted.
 pub(crate) async fn run(args: Args) -> Result<()> {
+    let report = pull_until(&args, interruption()?).await?;
+    if args.json { output::json(&report) } else { report.print() }
+}
+
+/// Pulls an image from its registry for this machine, with nobody watching.
+pub(crate) async fn quietly(
+    address: PathBuf,
+    namespace: &str,
+    snapshotter: &str,
+    reference: ImageReference,
+) -> Result<()> {
+    let args = Args {
+        reference,
+        address,
+        namespace: namespace.to_owned(),
+        snapshotter: snapshotter.to_owned(),
+        platform: None,
+        plain_http: Vec::new(),
+        prefetch: None,
+        json: true,
+    };
+    pull_until(&args, std::future::pending()).await.map(drop)
+}
+
+/// Pulls, and gives back what containerd lent, also when interrupted.
+async fn pull_until(
+    args: &Args,
+    interruption: impl Future<Output = anyhow::Error>,
+) -> Result<Report> {
     let begin = Instant::now();
-    let mut interrupted = std::pin::pin!(interruption()?);
+    let mut interrupted = std::pin::pin!(interruption);
     let containerd = tokio::select! {
-        connected = connect(&args) => connected?,
+        connected = connect(args) => connected?,
         error = &mut interrupted => return Err(error),
     };
     let mut session = Session::open(&containerd).await?;
     let pulled = tokio::select! {
-        pulled = pull(&args, &mut session, begin) => pulled,
+        pulled = pull(args, &mut session, begin) => pulled,
         error = &mut interrupted => Err(error),
     };
     let closed = session.close(pulled.is_err()).await;
-    let report = match (pulled, closed) {
+    match (pulled, closed) {
         (Ok(report), closed) => {
             // The image is there; the lease ends by itself.
             closed.unwrap_or_else(|error| output::complain(&error));
-            report
+            Ok(report)
         }
-        (Err(error), Ok(())) => return Err(error),
+        (Err(error), Ok(())) => Err(error),
         (Err(error), Err(closing)) => bail!("{error:#}; and then: {closing:#}"),
-    };
-    if args.json { output::json(&report) } else { report.print() }
+    }
 }
 
 /// Waits for a signal that ends this command.

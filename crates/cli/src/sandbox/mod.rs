@@ -15,8 +15,8 @@ mod userns;
 pub(crate) use idmap::IdmapArgs;
 pub(crate) use init::{InitArgs, exit_code};
 pub(crate) use overlay::mount_stack;
-pub(crate) use program::{Finished, ImageProgram, Stack, run_program};
-pub(crate) use userns::{enter, in_user_namespace, is_privileged};
+pub(crate) use program::{Finished, ImageProgram, Stack, finish, run_program};
+pub(crate) use userns::{enter, is_privileged};
 
 /// Entries of the command line that this program itself uses.
 #[derive(Debug, clap::Subcommand)]

@@ -2,9 +2,10 @@
 use std::{ffi::CString, path::Path};
 
 use anyhow::{Context as _, Result};
+use bolide_snapshotter::user_namespace;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 
-use super::{program::Stack, userns::in_user_namespace};
+use super::program::Stack;
 
 /// Shows the layers on `target`. When they may be written to, what is written lies in the directory
 /// of the layers.
@@ -37,7 +38,7 @@ pub(super) fn mount_writable(stack: &Stack, scratch: &Path, target: &Path) -> Re
 fn mount_with(stack: &Stack, scratch: Option<&Path>, target: &Path) -> Result<()> {
     std::env::set_current_dir(&stack.dir).context("cannot enter the directory of layers")?;
     let scratch = scratch.map(|dir| dir.strip_prefix(&stack.dir).unwrap_or(dir).to_owned());
-    let options = options(stack, scratch.as_deref(), in_user_namespace());
+    let options = options(stack, scratch.as_deref(), user_namespace::inside());
     let flags = if scratch.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
     let options = CString::new(options).context("a path holds a zero byte")?;
     mount("bolide", target, "overlay", flags, options.as_c_str()).with_context(|| {

@@ -70,9 +70,12 @@ pub(crate) async fn run_program(program: &ImageProgram, stack: &Stack) -> Result
     let plan = Plan { stack: stack.clone(), program: program.clone() };
     let file = stack.dir.join("plan.json");
     tokio::fs::write(&file, serde_json::to_vec(&plan)?).await.context("cannot write a plan")?;
-    let mut child = Command::new("/proc/self/exe")
-        .args(["internal", "init"])
-        .arg(&file)
+    finish(Command::new("/proc/self/exe").args(["internal", "init"]).arg(&file)).await
+}
+
+/// Runs a command without input to its end, and gathers what it says. A dropped future ends it.
+pub(crate) async fn finish(command: &mut Command) -> Result<Finished> {
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -27,14 +27,6 @@ pub(crate) fn is_privileged() -> bool {
     held.is_ok_and(|held| held.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
-/// Whether this process is in a user namespace other than the first one. There overlayfs has
-/// attributes of its own, and devices cannot be made.
-pub(crate) fn in_user_namespace() -> bool {
-    // One line, with everything mapped to itself: "0 0 4294967295".
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
-}
-
 /// Enters a mount namespace that ends with this process and its children, and a user namespace
 /// where that needs one. Must be called while there is a single thread.
 pub(crate) fn enter() -> Result<()> {

@@ -2,12 +2,16 @@
 pub(crate) mod entry;
 mod members;
 mod order;
+mod tar_entries;
 pub(crate) mod tar_reader;
 mod writer;
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
 use bolide_core::{Digest, Error, ErrorKind, Result};
+
+pub use tar_entries::TarEntries;
+pub use tar_reader::TarEntry;
 
 use crate::format;
 

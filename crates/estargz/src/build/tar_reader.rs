@@ -11,22 +11,33 @@ const BLOCK: usize = 512;
 
 /// One entry: what its headers say, and the blocks that say it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TarEntry {
+pub struct TarEntry {
     /// Header blocks, extensions included, as they stood.
     pub(crate) raw: Vec<u8>,
-    pub(crate) name: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: u8,
-    pub(crate) size: u64,
-    pub(crate) mode: u32,
-    pub(crate) uid: u64,
-    pub(crate) gid: u64,
-    pub(crate) mtime: i64,
+    /// Its path, as it stood.
+    pub name: Vec<u8>,
+    /// What a link names.
+    pub link: Vec<u8>,
+    /// Its type, as tars write it: `b'0'` for a file, `b'5'` for a directory.
+    pub kind: u8,
+    /// Size of its payload, in bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u64,
+    /// Group.
+    pub gid: u64,
+    /// Time of modification, in seconds since 1970.
+    pub mtime: i64,
     pub(crate) user: String,
     pub(crate) group: String,
-    pub(crate) dev_major: u32,
-    pub(crate) dev_minor: u32,
-    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+    /// Major number of a device.
+    pub dev_major: u32,
+    /// Minor number of a device.
+    pub dev_minor: u32,
+    /// Extended attributes: names and values.
+    pub xattrs: Vec<(String, Vec<u8>)>,
 }
 
 /// Records of PAX headers and GNU long names that wait for the entry they speak of.
@@ -251,6 +262,10 @@ fn unsupported(kind: u8) -> Error {
 
 fn broken(error: std::io::Error) -> Error {
     refuse("the layer must be a whole tar, alone or compressed by gzip or zstd").with_source(error)
+}
+
+pub(super) fn cut_short() -> Error {
+    refuse("the tar is cut short inside a file")
 }
 
 fn refuse(rule: &'static str) -> Error {

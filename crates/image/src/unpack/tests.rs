@@ -130,3 +130,46 @@ fn each_compression_is_read_and_broken_ones_are_refused() {
         assert!(unpacked.is_err(), "{} bytes", broken.len());
     }
 }
+
+#[test]
+fn attributes_keep_every_byte_and_numbers_may_be_left_out() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let value = b"a\nb\0c=";
+    tar.append_pax_extensions([("SCHILY.xattr.user.lines", &value[..])]).expect("records");
+    // Neither owner nor time.
+    let mut header = tar::Header::new_ustar();
+    header.set_size(7);
+    header.set_mode(0o640);
+    tar.append_data(&mut header, "file", &b"content"[..]).expect("entry");
+    let (dir, unpacked) = unpack(&tar.into_inner().expect("tar"));
+    unpacked.expect("unpacked");
+    let file = dir.path().join("file");
+    let mut found = [0; 16];
+    let length = rustix::fs::lgetxattr(&file, "user.lines", &mut found).expect("attribute");
+    assert_eq!(&found[..length], value);
+    let metadata = fs::metadata(&file).expect("file");
+    assert_eq!((metadata.mode(), metadata.mtime()), (0o100_640, 0));
+}
+
+#[test]
+fn the_last_of_a_name_counts_and_is_not_written_through() {
+    let outside = tempfile::NamedTempFile::new().expect("file");
+    let mut tar = Maker::new();
+    tar.add("a", tar::EntryType::Symlink, 0o777, outside.path().to_str().expect("path"));
+    tar.file("a", "file");
+    tar.file("b/below", "x");
+    tar.file("b", "file");
+    tar.file("c", "x");
+    tar.add("c", tar::EntryType::Directory, 0o755, "");
+    tar.add("d", tar::EntryType::Directory, 0o755, "");
+    tar.file("d/kept", "x");
+    tar.add("d", tar::EntryType::Directory, 0o700, "");
+    tar.add("a", tar::EntryType::Link, 0o644, "a");
+    let (dir, unpacked) = tar.unpack();
+    unpacked.expect("unpacked");
+    assert_eq!(fs::read(outside.path()).expect("read"), b"");
+    for name in ["a", "b"] {
+        assert_eq!(fs::read_to_string(dir.path().join(name)).expect(name), "file");
+    }
+    assert!(dir.path().join("c").is_dir() && dir.path().join("d/kept").is_file());
+}
