@@ -235,6 +235,18 @@ async fn a_flipped_byte_fails_one_file_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_blob_is_gone_does_not_look_absent() {
+    if !privileged() {
+        return;
+    }
+    let shown = show(SourceFault::Gone, false).await;
+    let small = shown.path("dir/small");
+    let error = blocking(move || fs::read(small)).await.expect_err("gone");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    shown.mounted.unmount().await.expect("unmounts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_passing_fault_passes() {
     if !privileged() {
         return;
