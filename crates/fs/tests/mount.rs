@@ -346,6 +346,38 @@ async fn a_mount_in_use_stays_and_an_asked_end_is_no_loss() {
     assert_eq!(taken.mounted.lost().await.kind(), bolide_core::ErrorKind::Unavailable);
 }
 
+/// Ends the connection behind a mount, as an operator may who wants a hanging one gone.
+fn abort(mount: &Path) {
+    let device = fs::metadata(mount).expect("mounted").dev();
+    let control = tempfile::tempdir().expect("dir");
+    let run = |program: &str, args: &[&str]| {
+        let ran = Command::new(program).args(args).arg(control.path()).status();
+        assert!(ran.expect("runs").success(), "{program}");
+    };
+    run("mount", &["-t", "fusectl", "none"]);
+    let abort = control.path().join(rustix::fs::minor(device).to_string()).join("abort");
+    let aborted = fs::write(abort, "1");
+    run("umount", &[]);
+    aborted.expect("aborts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_died_is_out_of_the_way() {
+    if !privileged() {
+        return;
+    }
+    let shown = show(SourceFault::None, false).await;
+    let target = shown.target.path().to_owned();
+    let in_use = fs::File::open(&target).expect("opens");
+    blocking(move || abort(&target)).await;
+    assert_eq!(shown.mounted.lost().await.kind(), bolide_core::ErrorKind::Unavailable);
+    // Where a dead mount lies nothing can be mounted, looked at or removed.
+    let target = shown.target.path().to_owned();
+    let left = blocking(move || fs::read_dir(target).map(Iterator::count)).await;
+    assert_eq!(left.expect("an ordinary directory"), 0);
+    drop(in_use);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fuse_conforms() {
     if !privileged() {
