@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use bolide_snapshotter::{assembly::Surroundings, daemon};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     replace(&mut settings.root, args.root);
     replace(&mut settings.address, args.address);
     replace(&mut settings.admin_address, args.admin_address);
+    raise_descriptor_limit();
     let surroundings = Surroundings {
         docker_config: surroundings::docker_config(),
         proxy: surroundings::proxy()?,
@@ -46,6 +48,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     signals.abort();
     notify(sd_notify::NotifyState::Stopping);
     Ok(served?)
+}
+
+/// A mounted layer holds five descriptors: with the 1024 that most sessions and units start with, a
+/// node could show some 200 layers, and then neither mount nor answer containerd.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files cannot be raised: raise it with LimitNOFILE or ulimit -n");
+    }
 }
 
 /// Stops in good order on SIGTERM and SIGINT.
@@ -66,5 +78,17 @@ fn end_on_signals(stop: CancellationToken) -> Result<tokio::task::JoinHandle<()>
 fn notify(state: sd_notify::NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_descriptors_that_may_be_had_are_had() {
+        raise_descriptor_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }

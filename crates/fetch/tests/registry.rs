@@ -210,6 +210,59 @@ async fn an_expired_target_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_target_that_fails_is_not_asked_for_ever() {
+    // Google's storage says 400 of a URL that has expired; others lose what they had, or fail.
+    for code in [400, 404, 500, 503] {
+        let storage = Server::start(move |seen| match seen.range.as_deref() {
+            Some("bytes=7-7") if seen.path.ends_with("old") => status(code, &[]),
+            _ => serve(seen),
+        })
+        .await;
+        let (address, asked) = (storage.address, Mutex::new(0));
+        let server = Server::start(move |_| {
+            *asked.lock() += 1;
+            let name = if *asked.lock() == 1 { "old" } else { "new" };
+            status(307, &[("location", &format!("http://{address}/{name}"))])
+        })
+        .await;
+        let opened = open(&server).await.expect("opened");
+        let read = read(&opened, 7, 1).await;
+        assert_eq!(read.unwrap_or_else(|error| panic!("{code}: {error}")), truth().slice(7..8));
+        assert_eq!(server.seen().len(), 2, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_reached_is_forgotten() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let old = listener.local_addr().expect("bound");
+    // It answers once and is gone.
+    let once = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.expect("accepts");
+        let service = service_fn(|request: Request<Incoming>| {
+            let range = request.headers().get("range").and_then(|value| value.to_str().ok());
+            let (path, range) = (String::new(), range.map(str::to_owned));
+            let response = serve(&Seen { path, range, authorization: None });
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let mut connection = hyper::server::conn::http1::Builder::new();
+        connection.keep_alive(false).serve_connection(TokioIo::new(socket), service).await
+    });
+    let storage = Server::start(serve).await;
+    let (new, asked) = (storage.address, Mutex::new(0));
+    let server = Server::start(move |_| {
+        *asked.lock() += 1;
+        let to = if *asked.lock() == 1 { old } else { new };
+        status(307, &[("location", &format!("http://{to}/blob"))])
+    })
+    .await;
+    let opened = open(&server).await.expect("opened");
+    once.await.expect("no panic").expect("served");
+    assert_eq!(read(&opened, 7, 1).await.expect_err("gone").kind(), ErrorKind::Unavailable);
+    assert_eq!(read(&opened, 7, 1).await.expect("where it is now"), truth().slice(7..8));
+}
+
+#[tokio::test]
 async fn refusals_have_the_kind_a_caller_can_act_on() {
     for (code, kind) in [
         (401, ErrorKind::Unauthorized),

@@ -74,7 +74,7 @@ impl LayerOps {
     pub(crate) fn read(&self, ino: u64, range: Range<u64>) -> Read {
         match self.node(ino) {
             Ok(TreeNode::Layer(file)) => match self.view.reader.try_read(file, range.clone()) {
-                Some(done) => Read::Done(done.map_err(failed)),
+                Some(done) => Read::Done(done.map_err(|_| errno::READ)),
                 None => Read::Absent(file, range),
             },
             Ok(TreeNode::StateFile) => Read::Done(Ok(part(&self.tree.state(), &range))),
@@ -89,7 +89,8 @@ impl LayerOps {
         file: bolide_core::NodeId,
         range: Range<u64>,
     ) -> Result<Bytes, Errno> {
-        self.view.reader.read(file, range, Priority::OnDemand).await.map_err(failed)
+        let read = self.view.reader.read(file, range, Priority::OnDemand).await;
+        read.map_err(|_| errno::READ)
     }
 
     pub(crate) fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>, Errno> {

@@ -235,6 +235,18 @@ async fn a_flipped_byte_fails_one_file_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_blob_is_gone_does_not_look_absent() {
+    if !privileged() {
+        return;
+    }
+    let shown = show(SourceFault::Gone, false).await;
+    let small = shown.path("dir/small");
+    let error = blocking(move || fs::read(small)).await.expect_err("gone");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    shown.mounted.unmount().await.expect("unmounts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_passing_fault_passes() {
     if !privileged() {
         return;
@@ -332,6 +344,38 @@ async fn a_mount_in_use_stays_and_an_asked_end_is_no_loss() {
     let taken = show(SourceFault::None, false).await;
     bolide_fs::detach(taken.target.path()).expect("detaches");
     assert_eq!(taken.mounted.lost().await.kind(), bolide_core::ErrorKind::Unavailable);
+}
+
+/// Ends the connection behind a mount, as an operator may who wants a hanging one gone.
+fn abort(mount: &Path) {
+    let device = fs::metadata(mount).expect("mounted").dev();
+    let control = tempfile::tempdir().expect("dir");
+    let run = |program: &str, args: &[&str]| {
+        let ran = Command::new(program).args(args).arg(control.path()).status();
+        assert!(ran.expect("runs").success(), "{program}");
+    };
+    run("mount", &["-t", "fusectl", "none"]);
+    let abort = control.path().join(rustix::fs::minor(device).to_string()).join("abort");
+    let aborted = fs::write(abort, "1");
+    run("umount", &[]);
+    aborted.expect("aborts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_died_is_out_of_the_way() {
+    if !privileged() {
+        return;
+    }
+    let shown = show(SourceFault::None, false).await;
+    let target = shown.target.path().to_owned();
+    let in_use = fs::File::open(&target).expect("opens");
+    blocking(move || abort(&target)).await;
+    assert_eq!(shown.mounted.lost().await.kind(), bolide_core::ErrorKind::Unavailable);
+    // Where a dead mount lies nothing can be mounted, looked at or removed.
+    let target = shown.target.path().to_owned();
+    let left = blocking(move || fs::read_dir(target).map(Iterator::count)).await;
+    assert_eq!(left.expect("an ordinary directory"), 0);
+    drop(in_use);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

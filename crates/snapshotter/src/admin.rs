@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -25,6 +25,8 @@ use crate::remote::LayerReport;
 const MAX_MESSAGE: u64 = 64 << 20;
 /// A peer that says nothing for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Wait after a connection could not be accepted, before the next try.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections served at once.
 const MAX_CONNECTIONS: usize = 16;
 
@@ -132,7 +134,7 @@ pub async fn serve(
         let (Ok((stream, _)), Ok(permit)) = (accepted, Arc::clone(&permits).acquire_owned().await)
         else {
             // Out of descriptors: others will end and give some back.
-            tokio::task::yield_now().await;
+            sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let provider = Arc::clone(&provider);

@@ -18,7 +18,8 @@ const MAX_RETRY_AFTER: u64 = 3600;
 
 impl RegistryClient {
     /// Reads `url`, following redirects. Where it led is remembered for the next read of the same
-    /// URL; when that place refuses us, its presigned URL has expired and is asked for once more.
+    /// URL; when that place refuses us (a presigned URL that has expired, in one of the ways storages
+    /// say so) or fails, the registry is asked once more, and again by later reads.
     pub(super) async fn get_blob(
         &self,
         url: &Url,
@@ -27,11 +28,15 @@ impl RegistryClient {
     ) -> Result<Response> {
         let remembered = self.targets.lock().get(url).cloned();
         if let Some(target) = remembered {
-            let response = self.get_once(url, &target, access, headers).await?;
-            if !matches!(response.status().as_u16(), 300..=399 | 401 | 403) {
-                return Ok(response);
+            let response = self.get_once(url, &target, access, headers).await;
+            // A range that is not there, or a plea to slow down, is an answer about the blob.
+            let is_answer = |status: u16| matches!(status, 200..=299 | 416 | 429);
+            if response.as_ref().is_ok_and(|response| is_answer(response.status().as_u16())) {
+                return response;
             }
             self.targets.lock().remove(url);
+            // Who got no answer waited long enough; the next try asks where the blob is now.
+            response?;
             return Ok(self.follow(url, access, headers).await?.0);
         }
         let (response, redirected) = self.follow(url, access, headers).await?;

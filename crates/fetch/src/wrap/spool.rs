@@ -49,6 +49,12 @@ struct Held {
     broken: bool,
 }
 
+impl Held {
+    fn broken() -> Self {
+        Self { broken: true, ..Self::default() }
+    }
+}
+
 impl SpoolSource {
     /// Spools `inner` to a file in the directory `dir`.
     pub async fn create(inner: Arc<dyn BlobSource>, dir: &Path) -> Result<Self> {
@@ -76,7 +82,7 @@ impl SpoolSource {
     /// Gives the spool's disk space back: nobody will check the blob any more. Reads go on from the
     /// inner source.
     pub async fn release(&self) {
-        *self.spool.held.lock() = Held { broken: true, ..Held::default() };
+        *self.spool.held.lock() = Held::broken();
         let file = Arc::clone(&self.spool.file);
         let cut = spawn_blocking(move || file.set_len(0)).await;
         if let Ok(Err(error)) = cut {
@@ -141,8 +147,8 @@ impl Spool {
         let spool = Arc::clone(self);
         let read = spawn_blocking(move || {
             let mut bytes = BytesMut::zeroed(usize::try_from(range.len()).unwrap_or(0));
-            spool.file.read_exact_at(&mut bytes, range.start())?;
-            Ok(bytes.freeze())
+            let read = spool.file.read_exact_at(&mut bytes, range.start());
+            read.inspect_err(|error| spool.give_up(error)).map(|()| bytes.freeze())
         });
         read.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
@@ -154,12 +160,14 @@ impl Spool {
         }
     }
 
+    /// Gives the spool up, and its disk space back: a full disk is why most writes fail. Blocks.
     fn give_up(&self, error: &io::Error) {
-        let mut held = self.held.lock();
-        if !held.broken {
+        let before = std::mem::replace(&mut *self.held.lock(), Held::broken());
+        if !before.broken {
             tracing::warn!(%error, "a spool is given up; its layer will not be checked as a whole");
         }
-        *held = Held { broken: true, ..Held::default() };
+        // Where it cannot be cut, it goes with its layer.
+        let _ = self.file.set_len(0);
     }
 }
 
@@ -217,10 +225,7 @@ impl Reading {
                     self.at = end;
                     return Some(bytes);
                 }
-                Err(error) => {
-                    spool.give_up(&error);
-                    return None;
-                }
+                Err(_) => return None,
             }
         }
         let pieces = self.source.inner.stream(head, self.options);
@@ -304,6 +309,21 @@ mod tests {
     use bolide_core::memory::MemoryBlob;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_spool_that_is_given_up_takes_no_room() {
+        let blob = MemoryBlob::new(vec![7; 100_000]);
+        let dir = tempfile::tempdir().expect("dir");
+        let source = SpoolSource::create(Arc::new(blob), dir.path()).await.expect("made");
+        let whole = ByteRange::new(0..source.size()).expect("not empty");
+        source.read_at(whole, ReadOptions::default()).await.expect("read");
+        let len = || source.spool.file.metadata().expect("open").len();
+        assert_eq!(len(), source.size());
+        // A disk that is full is the likeliest reason, and then the room is wanted elsewhere.
+        source.spool.give_up(&io::ErrorKind::StorageFull.into());
+        assert_eq!(len(), 0);
+        source.read_at(whole, ReadOptions::default()).await.expect("from the source");
+    }
 
     #[tokio::test]
     async fn a_spool_that_cannot_be_written_fails_no_read() {

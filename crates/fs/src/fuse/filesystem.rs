@@ -1,25 +1,18 @@
 //! FUSE requests to operations. Nothing here blocks on the network: what is absent is fetched by a
 //! task, which answers the request when it is done.
-use std::{
-    collections::HashMap,
-    ffi::OsStr,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{ffi::OsStr, io, sync::Arc, time::Duration};
 
 use fuser::{
     Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::attr::{file_attr, file_type};
+use super::{
+    attr::{file_attr, file_type},
+    listings::{Listing, Listings},
+};
 use crate::{
     ops::{LayerOps, Read},
     tree::TreeEntry,
@@ -35,19 +28,17 @@ pub(super) struct LayerFilesystem {
     ops: Arc<LayerOps>,
     runtime: Handle,
     max_background: u16,
-    listings: Mutex<HashMap<u64, Arc<Vec<TreeEntry>>>>,
-    next_handle: AtomicU64,
+    listings: Listings,
 }
 
 impl LayerFilesystem {
     pub(super) fn new(ops: Arc<LayerOps>, runtime: Handle, max_background: u16) -> Self {
-        let (listings, next_handle) = (Mutex::default(), AtomicU64::new(1));
-        Self { ops, runtime, max_background, listings, next_handle }
+        Self { ops, runtime, max_background, listings: Listings::default() }
     }
 
-    fn listing(&self, ino: INodeNo, handle: FileHandle) -> Result<Arc<Vec<TreeEntry>>, Errno> {
-        if let Some(held) = self.listings.lock().get(&handle.0) {
-            return Ok(Arc::clone(held));
+    fn listing(&self, ino: INodeNo, handle: FileHandle) -> Result<Listing, Errno> {
+        if let Some(held) = self.listings.get(handle.0) {
+            return Ok(held);
         }
         self.ops.list(ino.0).map(Arc::new).map_err(Errno::from_i32)
     }
@@ -169,10 +160,8 @@ impl Filesystem for LayerFilesystem {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.ops.list(ino.0) {
-            Ok(listed) => {
-                let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-                self.listings.lock().insert(handle, Arc::new(listed));
+        match self.listings.open(ino.0, || self.ops.list(ino.0)) {
+            Ok(handle) => {
                 let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
                 reply.opened(FileHandle(handle), flags);
             }
@@ -237,7 +226,7 @@ impl Filesystem for LayerFilesystem {
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.listings.lock().remove(&handle.0);
+        self.listings.close(handle.0);
         reply.ok();
     }
 

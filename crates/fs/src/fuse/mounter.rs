@@ -111,11 +111,17 @@ impl FuseMounter {
             .with_context("target", request.target.display())
         })?;
         let (sender, ended) = watch::channel(None);
+        let unmounted: Arc<AtomicBool> = Arc::default();
+        let (target, asked) = (request.target.clone(), Arc::clone(&unmounted));
         let run = move || {
             let reason = session
                 .run()
                 .err()
                 .map_or_else(|| "unmounted".to_owned(), |error| error.to_string());
+            // Before anybody hears of it and mounts there again.
+            if !asked.load(Ordering::Acquire) {
+                clear_away(&target);
+            }
             sender.send_replace(Some(reason));
         };
         std::thread::Builder::new()
@@ -123,7 +129,7 @@ impl FuseMounter {
             .spawn(run)
             .map_err(|error| Error::io("fuse::mount", error))?;
         let exposure = Exposure::Directory(request.target.clone());
-        Ok(Live { toc: request.layer.toc.digest(), exposure, ended, unmounted: Arc::default() })
+        Ok(Live { toc: request.layer.toc.digest(), exposure, ended, unmounted })
     }
 
     fn options(&self, request: &MountRequest) -> Config {
@@ -293,6 +299,17 @@ fn unmount(target: &Path, flags: UnmountFlags) -> Result<()> {
         Error::new(kind, "fuse::unmount", io::Error::from(errno).to_string())
             .with_context("target", target.display())
     })
+}
+
+/// Takes a mount whose connection was aborted out of the way, though something may still use it:
+/// nothing else could be mounted there, and nobody could remove the directory. Blocks.
+fn clear_away(target: &Path) {
+    // Not `stat`: the kernel answers that from what it remembers of the root.
+    let dead = [rustix::io::Errno::NOTCONN, rustix::io::Errno::CONNABORTED];
+    let is_dead = rustix::fs::statfs(target).is_err_and(|errno| dead.contains(&errno));
+    if is_dead && let Err(error) = detach(target) {
+        tracing::warn!(%error, "a mount that died stays in the way; unmount it with umount --lazy");
+    }
 }
 
 /// Takes a mount out of the tree of names, busy or not: for mounts whose process has died. What is

@@ -10,8 +10,8 @@ use bolide_containerd_api::snapshots::{
     snapshots_server::{Snapshots, SnapshotsServer},
 };
 use bolide_core::{Error, ErrorKind, Result};
-use futures::{Stream, stream::iter};
-use tokio::net::UnixListener;
+use futures::{Stream, StreamExt as _, stream::iter};
+use tokio::{net::UnixListener, time::sleep};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, transport::Server};
@@ -19,6 +19,7 @@ use tracing::{Instrument as _, Span};
 
 use self::status::status;
 use crate::{
+    admin::ACCEPT_PAUSE,
     labels::{self, Labels},
     lifecycle::Snapshot,
     service::SnapshotService,
@@ -43,10 +44,18 @@ pub async fn serve(
     let snapshots = SnapshotsServer::new(Calls { service, tasks: calls.clone() })
         .max_decoding_message_size(MAX_REQUEST)
         .max_encoding_message_size(MAX_ANSWER);
+    // The transport asks again at once, and as long as descriptors are short that fails at once.
+    let connections = UnixListenerStream::new(listener).then(|accepted| async {
+        if let Err(error) = &accepted {
+            tracing::warn!(%error, "containerd's connection cannot be accepted");
+            sleep(ACCEPT_PAUSE).await;
+        }
+        accepted
+    });
     let served = Server::builder()
         .max_concurrent_streams(MAX_CALLS)
         .add_service(snapshots)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await;
     calls.close();
     calls.wait().await;

@@ -4,7 +4,10 @@
 //! while the first was.
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,6 +29,8 @@ type Key = (String, Digest);
 #[derive(Debug)]
 struct Opening {
     begun: Instant,
+    /// Whether its request was sent.
+    is_sent: Arc<AtomicBool>,
     /// Ends the request when it is dropped.
     task: AbortOnDropHandle<Result<OpenedBlob>>,
 }
@@ -52,18 +57,26 @@ impl Ahead {
                 continue;
             }
             let (opener, permits) = (Arc::clone(opener), Arc::clone(&self.permits));
+            let is_sent = Arc::new(AtomicBool::new(false));
+            let sent = Arc::clone(&is_sent);
             let task = tokio::spawn(async move {
                 // The semaphore is never closed; were it, opening at once would still be right.
                 let _permit = permits.acquire().await.ok();
+                sent.store(true, Ordering::Relaxed);
                 opener.open(BlobRef { digest, size: None }, TAIL_HINT).await
             });
-            held.insert(key, Opening { begun: Instant::now(), task: AbortOnDropHandle::new(task) });
+            let task = AbortOnDropHandle::new(task);
+            held.insert(key, Opening { begun: Instant::now(), is_sent, task });
         }
     }
 
-    /// The blob, if it was opened ahead. Who takes it has it alone.
+    /// The blob, if it was opened ahead. Who takes it has it alone. What still waits for its turn is
+    /// given up: those before it may be another registry's, which does not answer.
     pub(super) async fn take(&self, reference: &str, blob: Digest) -> Option<Result<OpenedBlob>> {
         let opening = self.held.lock().remove(&(reference.to_owned(), blob))?;
+        if !opening.is_sent.load(Ordering::Relaxed) {
+            return None;
+        }
         Some(opening.task.await.unwrap_or_else(|error| {
             Err(Error::new(ErrorKind::Unexpected, "ahead::take", error.to_string()))
         }))
@@ -88,10 +101,38 @@ mod tests {
         let digest = bolide_core::BlobSource::digest(&blob);
         let ahead = Ahead::new();
         ahead.begin("image", &opener, &[digest, digest]);
+        tokio::task::yield_now().await;
         assert!(ahead.take("other", digest).await.is_none());
         let taken = ahead.take("image", digest).await.expect("begun").expect("opens");
         assert_eq!(taken.tail.len(), 1000);
         assert!(ahead.take("image", digest).await.is_none());
+    }
+
+    /// A registry that does not answer.
+    #[derive(Debug)]
+    struct Silent;
+
+    #[async_trait::async_trait]
+    impl BlobOpener for Silent {
+        async fn open(&self, _: BlobRef, _: u64) -> Result<OpenedBlob> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_registry_keeps_nobody_elses_layer_waiting() {
+        let silent: Arc<dyn BlobOpener> = Arc::new(Silent);
+        let digests: Vec<_> = (0..20_u32).map(|n| Digest::of(&n.to_le_bytes())).collect();
+        let ahead = Ahead::new();
+        ahead.begin("silent", &silent, &digests);
+        tokio::task::yield_now().await;
+        let blob = MemoryBlob::new(vec![7; 10]);
+        let digest = bolide_core::BlobSource::digest(&blob);
+        let opener: Arc<dyn BlobOpener> = Arc::new(blob);
+        ahead.begin("other", &opener, &[digest]);
+        let taken =
+            tokio::time::timeout(Duration::from_secs(60), ahead.take("other", digest)).await;
+        taken.expect("whoever asks may open it without waiting");
     }
 
     #[tokio::test]

@@ -89,38 +89,42 @@ impl RemoteLayers for NodeLayers {
         target: &Path,
     ) -> Result<MountedInfo> {
         let layers = &self.0;
-        let slot = layers.slot(id, request, target)?;
-        let _turn = slot.turn.lock().await;
-        match layers.show(&slot, Network::Allowed).await {
-            Ok(shown) => Ok(MountedInfo { toc: shown.layer.toc(), mounter: shown.mounter }),
-            Err(error) => {
-                layers.forget(&slot);
-                Err(error)
-            }
+        loop {
+            let slot = layers.slot(id, request, target)?;
+            let Some(_turn) = layers.turn(&slot).await else { continue };
+            let shown = layers.show(&slot, Network::Allowed).await;
+            let shown = shown.inspect_err(|_| layers.forget(&slot))?;
+            return Ok(MountedInfo { toc: shown.layer.toc(), mounter: shown.mounter });
         }
     }
 
     async fn restore(&self, id: &str, request: &RemoteLayerRequest, target: &Path) -> Result<()> {
-        let slot = self.0.slot(id, request, target)?;
-        let _turn = slot.turn.lock().await;
-        // A start must not wait for a registry: what the disk does not know is opened when a
-        // container needs it.
-        let shown = self.0.show(&slot, Network::Forbidden).await;
-        shown.map(drop).inspect_err(|error| slot.set(State::Broken(error.clone())))
+        loop {
+            let slot = self.0.slot(id, request, target)?;
+            let Some(_turn) = self.0.turn(&slot).await else { continue };
+            // A start must not wait for a registry: what the disk does not know is opened when a
+            // container needs it.
+            let shown = self.0.show(&slot, Network::Forbidden).await;
+            return shown.map(drop).inspect_err(|error| slot.set(State::Broken(error.clone())));
+        }
     }
 
     async fn unmount(&self, id: &str) -> Result<()> {
-        let Some(slot) = self.0.find(id) else { return Ok(()) };
-        let _turn = slot.turn.lock().await;
-        self.0.hide(&slot, false).await
+        while let Some(slot) = self.0.find(id) {
+            if let Some(_turn) = self.0.turn(&slot).await {
+                return self.0.hide(&slot, false).await;
+            }
+        }
+        Ok(())
     }
 
     async fn check(&self, id: &str) -> Result<()> {
-        let slot = self.0.find(id).ok_or_else(|| {
+        let missing = || {
             Error::new(ErrorKind::Unavailable, "layers::check", "no layer is mounted under this id")
                 .with_context("id", id)
-        })?;
-        let turn = slot.turn.lock().await;
+        };
+        let slot = self.0.find(id).ok_or_else(missing)?;
+        let turn = self.0.turn(&slot).await.ok_or_else(missing)?;
         let shown = self.0.show(&slot, Network::Allowed).await.map_err(|error| {
             slot.set(State::Broken(error.clone()));
             Error::new(ErrorKind::Unavailable, "layers::check", "the layer cannot be mounted")

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use bolide_core::{Error, ErrorKind, MountRequest, Mounter, Result};
 use bolide_prefetch::Driver;
 use parking_lot::Mutex;
+use tokio::sync::MutexGuard;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -32,7 +33,7 @@ pub(super) struct Inner {
     pub(super) options: LayerOptions,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
     /// One task a mount, which waits for its end.
-    watches: TaskTracker,
+    pub(super) watches: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -95,6 +96,17 @@ impl Inner {
         self.slots.lock().get(id).map(Arc::clone)
     }
 
+    /// Waits until it is the caller's turn to change a slot; `None` when the slot was forgotten
+    /// meanwhile: what it shows then nobody would ever unmount.
+    pub(super) async fn turn<'slot>(
+        &self,
+        slot: &'slot Arc<Slot>,
+    ) -> Option<MutexGuard<'slot, ()>> {
+        let turn = slot.turn.lock().await;
+        let slots = self.slots.lock();
+        slots.get(&slot.id).is_some_and(|held| Arc::ptr_eq(held, slot)).then_some(turn)
+    }
+
     pub(super) fn forget(&self, slot: &Arc<Slot>) {
         let mut slots = self.slots.lock();
         if slots.get(&slot.id).is_some_and(|held| Arc::ptr_eq(held, slot)) {
@@ -129,7 +141,8 @@ impl Inner {
                 return Err(error);
             }
         };
-        let shown = Shown { layer, mounted, mounter: self.mounter.name() };
+        let watch = self.stop.child_token();
+        let shown = Shown { layer, mounted, mounter: self.mounter.name(), watch };
         slot.set(State::Shown(shown.clone()));
         self.watch(slot, &shown);
         Ok(shown)
@@ -139,9 +152,9 @@ impl Inner {
     fn watch(self: &Arc<Self>, slot: &Arc<Slot>, shown: &Shown) {
         let (layers, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let mounted = Arc::clone(&shown.mounted);
-        let stop = self.stop.clone();
+        let watch = shown.watch.clone();
         self.watches.spawn(async move {
-            let Some(error) = stop.run_until_cancelled(mounted.lost()).await else { return };
+            let Some(error) = watch.run_until_cancelled(mounted.lost()).await else { return };
             let (Some(layers), Some(slot)) = (layers.upgrade(), slot.upgrade()) else { return };
             tracing::error!(id = slot.id, %error, "a layer is no longer mounted; it is mounted again when it is needed");
             if let Some(shown) = slot.lose(&mounted, error) {
@@ -154,6 +167,7 @@ impl Inner {
     pub(super) async fn hide(&self, slot: &Arc<Slot>, keep: bool) -> Result<()> {
         if let State::Shown(shown) = slot.state() {
             shown.mounted.unmount().await?;
+            shown.watch.cancel();
             self.shared.give_back(shown.layer, keep).await;
         }
         self.forget(slot);
@@ -175,7 +189,7 @@ impl Inner {
         self.openings.ahead.clear();
         let slots: Vec<_> = self.slots.lock().values().map(Arc::clone).collect();
         for slot in slots {
-            let _turn = slot.turn.lock().await;
+            let Some(_turn) = self.turn(&slot).await else { continue };
             if let Err(error) = self.hide(&slot, true).await {
                 tracing::warn!(id = slot.id, %error, "a layer stays mounted: something uses it");
             }

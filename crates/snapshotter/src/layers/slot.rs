@@ -3,6 +3,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bolide_core::{Digest, Error, Mounted};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::{shared::OpenLayer, whole::Verdict};
 use crate::{LayerReport, labels::RemoteLayerRequest};
@@ -13,6 +14,8 @@ pub(super) struct Shown {
     pub(super) layer: OpenLayer,
     pub(super) mounted: Arc<dyn Mounted>,
     pub(super) mounter: &'static str,
+    /// Ends the task that waits for the mount's end.
+    pub(super) watch: CancellationToken,
 }
 
 /// Whether a snapshot shows its layer.

@@ -321,6 +321,58 @@ async fn an_id_is_one_layer_on_one_target() {
 }
 
 #[tokio::test]
+async fn a_check_that_waited_for_an_unmount_mounts_nothing() {
+    let bench = Bench::new();
+    let node = bench.run().await;
+    node.layers.mount("1", &bench.requests[0], &bench.target("1")).await.expect("mounts");
+    let slot = node.layers.0.find("1").expect("mounted");
+    let turn = slot.turn.lock().await;
+    // They queue in this order, then the first gets its turn.
+    let (unmounted, checked, ()) =
+        tokio::join!(node.layers.unmount("1"), node.layers.check("1"), async { drop(turn) });
+    unmounted.expect("unmounts");
+    assert_eq!(checked.expect_err("it is gone").kind(), ErrorKind::Unavailable);
+    assert!(bench.mounter.mounted().is_empty(), "nobody would ever unmount it");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_mount_that_ended_is_not_watched_any_more() {
+    let bench = Bench::new();
+    let node = bench.run().await;
+    node.layers.mount("1", &bench.requests[0], &bench.target("1")).await.expect("mounts");
+    node.layers.unmount("1").await.expect("unmounts");
+    let watches = &node.layers.0.watches;
+    watches.close();
+    let ended = tokio::time::timeout(Duration::from_secs(30), watches.wait()).await;
+    ended.expect("a daemon that runs for months must not keep a task for every mount it had");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_mount_that_waited_for_one_that_failed_is_known() {
+    let bench = Bench::new();
+    let (request, target) = (&bench.requests[0], bench.target("1"));
+    let node = bench.run().await;
+    let slot = node.layers.0.slot("1", request, &target).expect("made");
+    let turn = slot.turn.lock().await;
+    bench.shelf.cut(true);
+    let first = async {
+        let failed = node.layers.mount("1", request, &target).await;
+        bench.shelf.cut(false);
+        failed
+    };
+    let second = node.layers.mount("1", request, &target);
+    let (first, second, ()) = tokio::join!(first, second, async { drop(turn) });
+    assert_eq!(first.expect_err("cut").kind(), ErrorKind::Unavailable);
+    second.expect("mounts");
+    assert_eq!(node.layers.status().len(), 1);
+    node.layers.unmount("1").await.expect("unmounts");
+    assert!(bench.mounter.mounted().is_empty());
+    node.end().await;
+}
+
+#[tokio::test]
 async fn a_layer_fetched_whole_is_checked_once() {
     let bench = Bench::new();
     let blob = &bench.shelf.blobs[&bench.requests[0].layer_digest];

@@ -3,13 +3,14 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
 use async_trait::async_trait;
 use bolide_core::{Error, ErrorKind, Result};
+use parking_lot::RwLock;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable, TableDefinition,
     WriteTransaction,
@@ -41,20 +42,79 @@ pub struct RedbStore {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+/// Opens the database.
+type Opener = Box<dyn Fn() -> Result<Database> + Send + Sync>;
+
 struct Shared {
-    database: Database,
+    opener: Opener,
+    /// None while it could not be opened again.
+    database: RwLock<Option<Database>>,
+    /// After one failure of the disk the database refuses everything until it is opened again.
+    /// A disk that was full must not take the snapshotter along for good.
+    failed: AtomicBool,
     next_id: AtomicU64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("next_id", &self.next_id).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Gives `work` the database, opened again if the disk failed before. Blocks.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        if self.failed.load(Ordering::Acquire) {
+            self.reopen()?;
+        }
+        let database = self.database.read();
+        let database = database.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Io, "store::open", "the metadata is being opened again")
+        })?;
+        let done = work(database);
+        if done.as_ref().is_err_and(|error| error.operation() == TRANSACTION) {
+            self.failed.store(true, Ordering::Release);
+        }
+        done
+    }
+
+    fn reopen(&self) -> Result<()> {
+        let mut database = self.database.write();
+        if !self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // The old one goes first: it holds the lock of the file.
+        *database = None;
+        let opened = (self.opener)()?;
+        prepare(&opened)?;
+        *database = Some(opened);
+        self.failed.store(false, Ordering::Release);
+        tracing::warn!("the metadata was opened again after a failure of its disk");
+        Ok(())
+    }
 }
 
 impl RedbStore {
     /// Opens or makes the database. `FailedPrecondition` when another process has it open.
     pub async fn open(path: &Path) -> Result<Self> {
         let path = path.to_owned();
+        Self::open_with(move || Database::create(&path).map_err(|error| opening(error, &path)))
+            .await
+    }
+
+    async fn open_with(
+        opener: impl Fn() -> Result<Database> + Send + Sync + 'static,
+    ) -> Result<Self> {
         blocking("store", move || {
-            let database = Database::create(&path).map_err(|error| opening(error, &path))?;
-            let next_id = prepare(&database)?;
-            Ok(Self { shared: Arc::new(Shared { database, next_id: AtomicU64::new(next_id) }) })
+            let database = opener()?;
+            let next_id = AtomicU64::new(prepare(&database)?);
+            let shared = Shared {
+                opener: Box::new(opener),
+                database: RwLock::new(Some(database)),
+                failed: AtomicBool::new(false),
+                next_id,
+            };
+            Ok(Self { shared: Arc::new(shared) })
         })
         .await
     }
@@ -65,9 +125,11 @@ impl RedbStore {
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
         blocking("store", move || {
-            let reading = shared.database.begin_read().map_err(failed)?;
-            let table = reading.open_table(SNAPSHOTS).map_err(failed)?;
-            work(&table)
+            shared.with(|database| {
+                let reading = database.begin_read().map_err(failed)?;
+                let table = reading.open_table(SNAPSHOTS).map_err(failed)?;
+                work(&table)
+            })
         })
         .await
     }
@@ -78,11 +140,13 @@ impl RedbStore {
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
         blocking("store", move || {
-            let writing = shared.database.begin_write().map_err(failed)?;
-            // Dropped without a commit, a transaction leaves no trace.
-            let done = work(&writing)?;
-            writing.commit().map_err(failed)?;
-            Ok(done)
+            shared.with(|database| {
+                let writing = database.begin_write().map_err(failed)?;
+                // Dropped without a commit, a transaction leaves no trace.
+                let done = work(&writing)?;
+                writing.commit().map_err(failed)?;
+                Ok(done)
+            })
         })
         .await
     }
@@ -335,6 +399,9 @@ fn opening(error: DatabaseError, path: &Path) -> Error {
     Error::new(kind, "store::open", rule).with_context("path", path.display()).with_source(error)
 }
 
+/// What the errors of the database itself are raised by.
+const TRANSACTION: &str = "store::transaction";
+
 fn failed(error: impl Into<redb::Error>) -> Error {
     let error = error.into();
     let kind = match &error {
@@ -342,7 +409,7 @@ fn failed(error: impl Into<redb::Error>) -> Error {
         redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
         _ => ErrorKind::Io,
     };
-    Error::new(kind, "store::transaction", error.to_string()).with_source(error)
+    Error::new(kind, TRANSACTION, error.to_string()).with_source(error)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub enum SourceFault {
     Broken(u64),
     /// Nothing ever arrives.
     Stalled,
+    /// Every stream fails as `NotFound`: the place lost the blob.
+    Gone,
     /// Bytes past the end are answered with zeros.
     Unbounded,
     /// It says that the blob is one byte longer.
@@ -127,6 +129,7 @@ impl BlobSource for FaultySource {
                 stream::once(async { panic!("a source that panics on purpose") }).boxed()
             }
             SourceFault::Stalled => stream::once(future::pending()).boxed(),
+            SourceFault::Gone => stream::iter([Err(gone(range))]).boxed(),
             SourceFault::Unbounded if range.end() > self.inner.size() => {
                 let zeros = vec![0; usize::try_from(range.len()).unwrap_or(0)];
                 stream::iter([Ok(Bytes::from(zeros))]).boxed()
@@ -157,6 +160,11 @@ fn flip(
         Ok(Bytes::from(bytes))
     });
     flipped.boxed()
+}
+
+fn gone(range: ByteRange) -> Error {
+    Error::new(ErrorKind::NotFound, "faulty_source::stream", "the server does not have it")
+        .with_context("range", range)
 }
 
 fn broken(range: ByteRange) -> Error {

@@ -1,6 +1,76 @@
 //! The store keeps containerd's rules, and everything over a restart.
+use std::{io, sync::atomic::AtomicBool};
+
+use parking_lot::Mutex;
+
 use super::*;
 use crate::lifecycle::Kind;
+
+/// A disk that is full at times. Clones share it.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn room(&self) -> io::Result<()> {
+        let full = self.full.load(Ordering::SeqCst);
+        if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn at(offset: u64) -> usize {
+        usize::try_from(offset).expect("small")
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        out.copy_from_slice(&self.bytes.lock()[Self::at(offset)..][..out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.room()?;
+        self.bytes.lock().resize(Self::at(len), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.room()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.room()?;
+        self.bytes.lock()[Self::at(offset)..][..data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_is_used_again() {
+    let disk = Disk::default();
+    let backend = disk.clone();
+    let store = RedbStore::open_with(move || {
+        let opened = Database::builder().create_with_backend(backend.clone());
+        opened.map_err(|error| opening(error, Path::new("memory")))
+    });
+    let store = store.await.expect("opened");
+    made(&store, "base", "", Kind::Committed).await;
+    disk.full.store(true, Ordering::SeqCst);
+    let refused = store.create(new(&store, "a", "base", Kind::Active)).await.expect_err("full");
+    assert_eq!(refused.kind(), ErrorKind::Exhausted);
+    let again = store.create(new(&store, "a", "base", Kind::Active)).await;
+    again.expect_err("it still is");
+    disk.full.store(false, Ordering::SeqCst);
+    assert_eq!(store.get("base").await.expect("still there").name, "base");
+    let last = made(&store, "b", "base", Kind::Active).await.snapshot.id;
+    assert!(store.next_id() > last);
+}
 
 fn new(store: &RedbStore, name: &str, parent: &str, kind: Kind) -> NewSnapshot {
     let labels = Labels::from([("for".to_owned(), name.to_owned())]);
