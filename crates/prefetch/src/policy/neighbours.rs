@@ -196,7 +196,8 @@ mod tests {
     /// Files of `size` bytes that do not compress, by their paths.
     fn layer(files: &[String], size: usize) -> MemoryLayer {
         let file = |builder: MemoryLayerBuilder, (number, path): (usize, &String)| {
-            let content: Vec<u8> = (0..size).map(|at| (at * 7 + number * 13) as u8).collect();
+            let seed = u64::try_from(number).expect("few files") * 2;
+            let content = bolide_testkit::sample::noise(size, seed);
             builder.file(path, &content, NodeMeta::default())
         };
         let builder = MemoryLayerBuilder::new(1 << 20);

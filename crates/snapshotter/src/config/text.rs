@@ -15,6 +15,11 @@ fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
+/// The elements of a list of strings.
+fn hosts(hosts: &[String]) -> String {
+    hosts.iter().map(|host| quoted(host)).collect::<Vec<_>>().join(", ")
+}
+
 /// A key without a default is shown as a comment.
 fn docker_config(registry: &RegistrySettings) -> String {
     registry.docker_config.as_deref().map_or_else(
@@ -27,8 +32,6 @@ fn docker_config(registry: &RegistrySettings) -> String {
 // tidy: the default configuration is one text
 pub(super) fn commented(config: &Config) -> String {
     let Config { registry, cache, prefetch, fuse, .. } = config;
-    let hosts: Vec<_> = registry.plain_http.iter().map(|host| quoted(host)).collect();
-    let docker_config = docker_config(registry);
     format!(
         "\
 # Directory of metadata, snapshots and layer images.
@@ -79,7 +82,8 @@ threads = {threads}
         admin_address = path(&config.admin_address),
         allow_no_verification = config.allow_no_verification,
         read_timeout = quoted(&show_duration(config.read_timeout)),
-        plain_http = hosts.join(", "),
+        plain_http = hosts(&registry.plain_http),
+        docker_config = docker_config(registry),
         connect_timeout = quoted(&show_duration(registry.connect_timeout)),
         idle_timeout = quoted(&show_duration(registry.idle_timeout)),
         memory = quoted(&show_size(cache.memory)),

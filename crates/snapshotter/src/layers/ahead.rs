@@ -130,8 +130,7 @@ mod tests {
         let digest = bolide_core::BlobSource::digest(&blob);
         let opener: Arc<dyn BlobOpener> = Arc::new(blob);
         ahead.begin("other", &opener, &[digest]);
-        let taken =
-            tokio::time::timeout(Duration::from_secs(60), ahead.take("other", digest)).await;
+        let taken = tokio::time::timeout(Duration::from_mins(1), ahead.take("other", digest)).await;
         taken.expect("whoever asks may open it without waiting");
     }
 
