@@ -1,4 +1,6 @@
 //! Metadata in a redb database.
+mod failure;
+
 use std::{
     path::Path,
     sync::{
@@ -11,11 +13,9 @@ use std::{
 use async_trait::async_trait;
 use bolide_core::{Error, ErrorKind, Result};
 use parking_lot::RwLock;
-use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition, WriteTransaction};
 
+use self::failure::{TRANSACTION, failed, opening};
 use super::{Lineage, SnapshotStore};
 use crate::{
     blocking::blocking,
@@ -386,30 +386,6 @@ fn check_name(name: &str) -> Result<()> {
         "a name may have 4096 bytes, none of them 0",
     )
     .with_context("name", format!("{shown:?}")))
-}
-
-fn opening(error: DatabaseError, path: &Path) -> Error {
-    let (kind, rule) = match &error {
-        DatabaseError::DatabaseAlreadyOpen => (
-            ErrorKind::FailedPrecondition,
-            "another process has the metadata open: one daemon may own a root".to_owned(),
-        ),
-        other => (ErrorKind::Io, other.to_string()),
-    };
-    Error::new(kind, "store::open", rule).with_context("path", path.display()).with_source(error)
-}
-
-/// What the errors of the database itself are raised by.
-const TRANSACTION: &str = "store::transaction";
-
-fn failed(error: impl Into<redb::Error>) -> Error {
-    let error = error.into();
-    let kind = match &error {
-        redb::Error::Corrupted(_) => ErrorKind::Corrupt,
-        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, TRANSACTION, error.to_string()).with_source(error)
 }
 
 #[cfg(test)]
