@@ -40,7 +40,8 @@ use way::{LazyWay, Way};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to run, of a registry or oci:DIR[:TAG] [default: one made of this machine's software]
+    /// Image to run: of a registry, or oci:DIR or oci:DIR:TAG; without one, an image is made of this
+    /// machine's software
     image: Option<Location>,
     /// What to run in place of the image's program
     #[arg(last = true)]

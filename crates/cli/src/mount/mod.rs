@@ -29,7 +29,7 @@ use shown::{Shown, Wish};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to show, of a registry or oci:DIR[:TAG]
+    /// Image to show: of a registry, or oci:DIR or oci:DIR:TAG
     image: Location,
     /// Directory to show it on
     dir: PathBuf,
