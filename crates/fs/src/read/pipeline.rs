@@ -207,7 +207,7 @@ impl Pipeline {
         let spans = wanted.clone();
         let decoded = parts
             .workers
-            .run(move || Ok(decode::decode(fetched.bytes(), &spans)))
+            .run_in_turn(urgency, move || Ok(decode::decode(fetched.bytes(), &spans)))
             .instrument(tracing::debug_span!("decode", chunks = wanted.len()))
             .await?;
         let span = tracing::debug_span!("write", chunks = wanted.len());
@@ -262,7 +262,8 @@ impl Pipeline {
             };
             // Decoding and writing take turns in it.
             let span = tracing::debug_span!("decode", chunks, %range);
-            let (pushed_to, pushed) = parts.workers.run(push).instrument(span).await?;
+            let pushed = parts.workers.run_in_turn(urgency, push).instrument(span).await?;
+            let (pushed_to, pushed) = pushed;
             fill = pushed_to;
             pushed.map_err(|error| self.explain(error, fill.current()))?;
             start = end;

@@ -2,6 +2,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bolide_core::{Error, ErrorKind, MountRequest, Mounter, Result};
+use bolide_fs::WorkerPool;
 use bolide_prefetch::Driver;
 use parking_lot::Mutex;
 use tokio::sync::MutexGuard;
@@ -29,7 +30,7 @@ pub(super) struct Inner {
     mounter: Arc<dyn Mounter>,
     pub(super) driver: Arc<Driver>,
     openings: Openings,
-    shared: SharedLayers,
+    pub(super) shared: SharedLayers,
     pub(super) options: LayerOptions,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
     /// One task a mount, which waits for its end.
@@ -51,6 +52,7 @@ impl Inner {
             caches: parts.caches,
             driver: Arc::clone(&parts.driver),
             workers: parts.workers,
+            checks: WorkerPool::new(1),
             read: options.read,
             background: options.background,
             neighbours: options.neighbours,

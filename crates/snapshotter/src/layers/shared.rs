@@ -24,6 +24,8 @@ pub(super) struct Parts {
     pub(super) caches: Vec<Arc<dyn ChunkCache>>,
     pub(super) driver: Arc<Driver>,
     pub(super) workers: WorkerPool,
+    /// Where whole blobs are checked, one at a time: that takes seconds, and readers do not wait.
+    pub(super) checks: WorkerPool,
     pub(super) read: ReadConfig,
     /// Whether what is missing is fetched while nothing else needs the network.
     pub(super) background: bool,
@@ -74,7 +76,7 @@ impl OpenLayer {
 /// The open layers of a node.
 #[derive(Debug)]
 pub(super) struct SharedLayers {
-    parts: Parts,
+    pub(super) parts: Parts,
     /// Held while a layer is composed or taken apart: local work of milliseconds.
     held: Mutex<HashMap<Key, Held>>,
 }

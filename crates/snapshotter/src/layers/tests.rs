@@ -155,7 +155,7 @@ impl Bench {
             caches: Vec::new(),
             driver: Arc::clone(&driver),
             mounter: Arc::new(self.mounter.clone()),
-            workers: WorkerPool::default(),
+            workers: WorkerPool::new(1),
         };
         let mut options = LayerOptions {
             read: ReadConfig::default(),
@@ -393,6 +393,25 @@ async fn a_layer_fetched_whole_is_checked_once() {
     let misnamed = RemoteLayerRequest { target: Digest::of(b"x").to_string(), ..request };
     node.layers.mount("2", &misnamed, &bench.target("2")).await.expect("mounts");
     assert_eq!(node.layers.status()[0].whole, Some(false));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_check_that_takes_long_keeps_no_reader_waiting() {
+    let bench = Bench::new();
+    let node = bench.run_whole().await;
+    // As a check of a layer of gigabytes does.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let checks = node.layers.0.shared.parts.checks.clone();
+    let long = async move { checks.run(move || Ok(held.recv().is_ok())).await };
+    let long = tokio::spawn(long);
+    tokio::task::yield_now().await;
+    node.layers.mount("1", &bench.requests[0], &bench.target("1")).await.expect("mounts");
+    let filled = node.report_when(|report| report.present_bytes == report.total_bytes).await;
+    assert_eq!(filled.whole, None);
+    release.send(()).expect("waits");
+    assert!(long.await.expect("no panic").expect("ran"));
+    node.report_when(|report| report.whole.is_some()).await;
     node.end().await;
 }
 

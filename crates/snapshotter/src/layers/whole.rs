@@ -93,7 +93,7 @@ impl WholeCheck {
         Arc::new(Self {
             store: Arc::clone(&parts.store),
             scheduler: Arc::clone(&parts.scheduler),
-            workers: parts.workers.clone(),
+            workers: parts.checks.clone(),
             access: Arc::new(access),
             index: Arc::clone(index),
             source: source.clone(),
