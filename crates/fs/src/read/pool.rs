@@ -38,9 +38,7 @@ impl WorkerPool {
         });
         done.await.unwrap_or_else(|error| Err(failed(error.to_string())))
     }
-}
 
-impl WorkerPool {
     /// The same, for work that may be less urgent than that of others, and may become as urgent.
     pub(super) async fn run_in_turn<T: Send + 'static>(
         &self,

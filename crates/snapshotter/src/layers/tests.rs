@@ -406,7 +406,10 @@ async fn a_check_that_takes_long_keeps_no_reader_waiting() {
     let long = async move { checks.run(move || Ok(held.recv().is_ok())).await };
     let long = tokio::spawn(long);
     tokio::task::yield_now().await;
-    node.layers.mount("1", &bench.requests[0], &bench.target("1")).await.expect("mounts");
+    let target = bench.target("1");
+    let mounted = node.layers.mount("1", &bench.requests[0], &target);
+    let mounted = tokio::time::timeout(Duration::from_secs(30), mounted).await;
+    mounted.expect("does not wait for the check").expect("mounts");
     let filled = node.report_when(|report| report.present_bytes == report.total_bytes).await;
     assert_eq!(filled.whole, None);
     release.send(()).expect("waits");

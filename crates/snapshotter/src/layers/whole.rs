@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use bolide_core::{
-    AccessEvent, AccessSink, Artifact, BlobSource, Digest, Error, ErrorKind, FetchRequest,
-    LayerStore, Priority, Result, Scheduler, TocIndex,
+    AccessEvent, AccessSink, Artifact, BlobSource, ByteRange, Digest, Error, ErrorKind,
+    FetchRequest, LayerStore, Priority, Result, Scheduler, TocIndex,
 };
 use bolide_estargz::{BlobVerdict, EstargzIndex, check_blob};
 use bolide_fetch::{FallbackSource, SpoolSource};
@@ -176,13 +176,13 @@ impl WholeCheck {
     }
 
     /// Reads a gap through the spool, behind everybody else.
-    async fn fetch(&self, spool: &SpoolSource, gap: bolide_core::ByteRange) -> Result<()> {
+    async fn fetch(&self, spool: &SpoolSource, gap: ByteRange) -> Result<()> {
         let mut start = gap.start();
         while start < gap.end() {
             let end = gap.end().min(start.saturating_add(self.scheduler.max_len()));
             let request = FetchRequest {
                 source: Arc::new(spool.clone()),
-                range: bolide_core::ByteRange::new(start..end)?,
+                range: ByteRange::new(start..end)?,
                 priority: Priority::Background,
             };
             self.scheduler.fetch(request).await?;
