@@ -15,7 +15,10 @@ use bolide_core::{
 };
 use bolide_estargz::{BuildOptions, TAIL_HINT, TocTrust, convert_layer, open_layer};
 use bolide_fs::{FuseConfig, FuseMounter, Layer};
-use bolide_testkit::fault::{FaultySource, SourceFault};
+use bolide_testkit::{
+    conformance::mounter::unmount_unused,
+    fault::{FaultySource, SourceFault},
+};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 /// A tar as a container image has it, with whiteouts, and its files' contents.
@@ -130,7 +133,7 @@ async fn the_tree_is_the_tars() {
         let root = shown.target.path().to_owned();
         blocking(move || check_tree(&root)).await;
         assert!(shown.source.requests() > 0);
-        shown.mounted.unmount().await.expect("unmounts");
+        unmount_unused(&*shown.mounted).await.expect("unmounts");
     }
 }
 
@@ -204,7 +207,7 @@ async fn overlayfs_understands_whiteouts() {
     });
     let found = found.await;
     // An overlay holds the layer without its name: content must still come.
-    shown.mounted.unmount().await.expect("unmounts");
+    unmount_unused(&*shown.mounted).await.expect("unmounts");
     let small = merged.join("dir/small");
     let late = blocking(move || fs::read(small)).await;
     assert!(Command::new("umount").arg(&merged).status().expect("umount").success());
@@ -231,7 +234,7 @@ async fn a_flipped_byte_fails_one_file_and_no_other() {
     .await;
     assert_eq!((first, second), (Err(Some(libc::EIO)), Err(Some(libc::EIO))));
     assert_eq!((tail, &other[..]), (100_000, &b"small file\n"[..]));
-    shown.mounted.unmount().await.expect("unmounts");
+    unmount_unused(&*shown.mounted).await.expect("unmounts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,7 +246,7 @@ async fn a_file_whose_blob_is_gone_does_not_look_absent() {
     let small = shown.path("dir/small");
     let error = blocking(move || fs::read(small)).await.expect_err("gone");
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    shown.mounted.unmount().await.expect("unmounts");
+    unmount_unused(&*shown.mounted).await.expect("unmounts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,7 +260,7 @@ async fn a_passing_fault_passes() {
     let reads = blocking(move || [fs::read(&small), fs::read(&small)]).await;
     assert_eq!(reads[1].as_deref().expect("works again"), b"small file\n");
     assert!(shown.source.requests() >= 2, "the first request was broken");
-    shown.mounted.unmount().await.expect("unmounts");
+    unmount_unused(&*shown.mounted).await.expect("unmounts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -274,7 +277,7 @@ async fn readers_of_one_chunk_share_a_fetch() {
         assert_eq!(content, b"small file\n");
     }
     assert_eq!(shown.source.requests(), 1);
-    shown.mounted.unmount().await.expect("unmounts");
+    unmount_unused(&*shown.mounted).await.expect("unmounts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,7 +325,7 @@ async fn a_program_runs_with_its_attributes() {
     .await;
     assert!(ran.success());
     assert_eq!((&note[..], &held[..]), (&b"a note"[..], &capability[..]));
-    shown.mounted.unmount().await.expect("unmounts");
+    unmount_unused(&*shown.mounted).await.expect("unmounts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -337,7 +340,7 @@ async fn a_mount_in_use_stays_and_an_asked_end_is_no_loss() {
     let small = shown.path("dir/small");
     assert_eq!(blocking(move || fs::read(small)).await.expect("still there"), b"small file\n");
     drop(open);
-    shown.mounted.unmount().await.expect("unmounts");
+    unmount_unused(&*shown.mounted).await.expect("unmounts");
     let waited = tokio::time::timeout(std::time::Duration::from_millis(100), shown.mounted.lost());
     assert!(waited.await.is_err(), "an end that was asked for is no loss");
 

@@ -14,7 +14,7 @@ use bolide_core::{
     Digest, Error, ErrorKind, Exposure, MountCapability, MountRequest, Mounted, Mounter, Result,
     memory::{MemoryLayerBuilder, MemoryLayerStore},
 };
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use parking_lot::Mutex;
 use rustix::mount::UnmountFlags;
 use tokio::{runtime::Handle, sync::watch};
@@ -58,6 +58,8 @@ struct Live {
     ended: watch::Receiver<Option<String>>,
     /// Whether the end was asked for.
     unmounted: Arc<AtomicBool>,
+    /// Unmounts, once: what it took from the session the session does not unmount at its end.
+    unmounter: Arc<Mutex<Option<SessionUnmounter>>>,
 }
 
 impl FuseMounter {
@@ -102,7 +104,7 @@ impl FuseMounter {
         let filesystem =
             LayerFilesystem::new(ops, self.runtime.clone(), self.config.max_background);
         let session = Session::new(filesystem, &request.target, &self.options(request));
-        let session = session.map_err(|error| {
+        let mut session = session.map_err(|error| {
             Error::new(
                 ErrorKind::Unsupported,
                 "fuse::mount",
@@ -110,6 +112,7 @@ impl FuseMounter {
             )
             .with_context("target", request.target.display())
         })?;
+        let unmounter = Arc::new(Mutex::new(Some(session.unmount_callable())));
         let (sender, ended) = watch::channel(None);
         let unmounted: Arc<AtomicBool> = Arc::default();
         let (target, asked) = (request.target.clone(), Arc::clone(&unmounted));
@@ -129,7 +132,7 @@ impl FuseMounter {
             .spawn(run)
             .map_err(|error| Error::io("fuse::mount", error))?;
         let exposure = Exposure::Directory(request.target.clone());
-        Ok(Live { toc: request.layer.toc.digest(), exposure, ended, unmounted })
+        Ok(Live { toc: request.layer.toc.digest(), exposure, ended, unmounted, unmounter })
     }
 
     fn options(&self, request: &MountRequest) -> Config {
@@ -265,14 +268,21 @@ impl Mounted for FuseMounted {
 
     async fn unmount(&self) -> Result<()> {
         let Exposure::Directory(target) = self.live.exposure.clone() else { return Ok(()) };
-        let asked = Arc::clone(&self.live.unmounted);
+        let (asked, unmounter) =
+            (Arc::clone(&self.live.unmounted), Arc::clone(&self.live.unmounter));
         let work = move || {
             // Before it happens: the session may end before the system call returns.
             if asked.swap(true, Ordering::AcqRel) {
                 return Ok(());
             }
-            unmount(&target, UnmountFlags::empty())
-                .inspect_err(|_| asked.store(false, Ordering::Release))
+            // A session that still has its mount would unmount the path once more when it ends, and
+            // with it whatever is mounted there by then.
+            let first = unmounter.lock().take();
+            let done = match first {
+                Some(mut session) => session.unmount().map_err(|error| refused(&target, &error)),
+                None => unmount(&target, UnmountFlags::empty()),
+            };
+            done.inspect_err(|_| asked.store(false, Ordering::Release))
         };
         let unmounted = tokio::task::spawn_blocking(work).await;
         unmounted.map_err(|error| {
@@ -290,15 +300,15 @@ impl Mounted for FuseMounted {
 }
 
 fn unmount(target: &Path, flags: UnmountFlags) -> Result<()> {
-    rustix::mount::unmount(target, flags).map_err(|errno| {
-        let kind = if errno == rustix::io::Errno::BUSY {
-            ErrorKind::FailedPrecondition
-        } else {
-            ErrorKind::Io
-        };
-        Error::new(kind, "fuse::unmount", io::Error::from(errno).to_string())
-            .with_context("target", target.display())
-    })
+    rustix::mount::unmount(target, flags).map_err(|errno| refused(target, &errno.into()))
+}
+
+fn refused(target: &Path, error: &io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::ResourceBusy => ErrorKind::FailedPrecondition,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, "fuse::unmount", error.to_string()).with_context("target", target.display())
 }
 
 /// Takes a mount whose connection was aborted out of the way, though something may still use it:

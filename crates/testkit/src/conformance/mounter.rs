@@ -32,6 +32,9 @@ pub async fn all(mounter: &dyn Mounter, lab: &Lab) -> Verdict {
     Ok(())
 }
 
+/// Longest time that a closed file may stay in use.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// The file that every layer of the suite has.
 const FILE: &str = "etc/passwd";
 
@@ -59,7 +62,7 @@ fn request(id: &str, layer: LayerView, target: &Path) -> MountRequest {
 }
 
 async fn end(clause: &'static str, live: &dyn Mounted) -> Verdict {
-    succeed(clause, live.unmount().await)
+    succeed(clause, unmount_unused(live).await)
 }
 
 /// Looks without standing in the way of whoever answers.
@@ -143,6 +146,27 @@ pub async fn a_failed_mount_leaves_nothing(mounter: &dyn Mounter, lab: &Lab) -> 
     end(clause, &*succeed(clause, live)?).await
 }
 
+/// Unmounts what this process uses no more. A child that another thread is starting has copies of
+/// its descriptors until it runs its program, so what was closed may be in use a moment longer.
+pub async fn unmount_unused(live: &dyn Mounted) -> bolide_core::Result<()> {
+    let patient = async {
+        loop {
+            match live.unmount().await {
+                Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
+                    tokio::task::yield_now().await;
+                }
+                ended => return ended,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, patient).await;
+    // Whatever keeps it in use is named by one more try.
+    match ended {
+        Ok(ended) => ended,
+        Err(_) => live.unmount().await,
+    }
+}
+
 /// Unmounting what is in use fails and leaves it readable.
 pub async fn a_mount_in_use_stays(mounter: &dyn Mounter, lab: &Lab) -> Verdict {
     let clause = "busy";
@@ -155,7 +179,7 @@ pub async fn a_mount_in_use_stays(mounter: &dyn Mounter, lab: &Lab) -> Verdict {
     let kind = refused.as_ref().err().map(bolide_core::Error::kind);
     let read = looked(move || fs::read(file)).await?;
     looked(move || drop(open)).await?;
-    let ended = live.unmount().await;
+    let ended = unmount_unused(&*live).await;
     hold(clause, kind == Some(ErrorKind::FailedPrecondition), format!("{refused:?}"))?;
     hold(clause, read.is_ok(), format!("{read:?} after an unmount that was refused"))?;
     succeed(clause, ended)
