@@ -59,7 +59,7 @@ struct Live {
     /// Whether the end was asked for.
     unmounted: Arc<AtomicBool>,
     /// Unmounts, once: what it took from the session the session does not unmount at its end.
-    unmounter: Arc<Mutex<Option<SessionUnmounter>>>,
+    session_mount: Arc<Mutex<Option<SessionUnmounter>>>,
 }
 
 impl FuseMounter {
@@ -112,7 +112,7 @@ impl FuseMounter {
             )
             .with_context("target", request.target.display())
         })?;
-        let unmounter = Arc::new(Mutex::new(Some(session.unmount_callable())));
+        let session_mount = Arc::new(Mutex::new(Some(session.unmount_callable())));
         let (sender, ended) = watch::channel(None);
         let unmounted: Arc<AtomicBool> = Arc::default();
         let (target, asked) = (request.target.clone(), Arc::clone(&unmounted));
@@ -132,7 +132,7 @@ impl FuseMounter {
             .spawn(run)
             .map_err(|error| Error::io("fuse::mount", error))?;
         let exposure = Exposure::Directory(request.target.clone());
-        Ok(Live { toc: request.layer.toc.digest(), exposure, ended, unmounted, unmounter })
+        Ok(Live { toc: request.layer.toc.digest(), exposure, ended, unmounted, session_mount })
     }
 
     fn options(&self, request: &MountRequest) -> Config {
@@ -268,8 +268,8 @@ impl Mounted for FuseMounted {
 
     async fn unmount(&self) -> Result<()> {
         let Exposure::Directory(target) = self.live.exposure.clone() else { return Ok(()) };
-        let (asked, unmounter) =
-            (Arc::clone(&self.live.unmounted), Arc::clone(&self.live.unmounter));
+        let (asked, session_mount) =
+            (Arc::clone(&self.live.unmounted), Arc::clone(&self.live.session_mount));
         let work = move || {
             // Before it happens: the session may end before the system call returns.
             if asked.swap(true, Ordering::AcqRel) {
@@ -277,7 +277,7 @@ impl Mounted for FuseMounted {
             }
             // A session that still has its mount would unmount the path once more when it ends, and
             // with it whatever is mounted there by then.
-            let first = unmounter.lock().take();
+            let first = session_mount.lock().take();
             let done = match first {
                 Some(mut session) => session.unmount().map_err(|error| refused(&target, &error)),
                 None => unmount(&target, UnmountFlags::empty()),
