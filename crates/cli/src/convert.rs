@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     let layer = BuildOptions {
         chunk_size: args.chunk_size,
-        level: args.level,
+        level: Some(args.level),
         prioritized,
         ..BuildOptions::default()
     };
@@ -110,7 +110,8 @@ fn progress_bar() -> ProgressBar {
 fn print(dst: &Location, report: &ConvertReport) -> Result<()> {
     for layer in &report.layers {
         let sizes = format!("{} -> {}", HumanBytes(layer.source_size), HumanBytes(layer.size));
-        output::line(&format!("{}  {sizes}  toc {}", layer.digest, layer.toc_digest))?;
+        let toc = layer.toc_digest.map_or_else(String::new, |toc| format!("  toc {toc}"));
+        output::line(&format!("{}  {sizes}{toc}", layer.digest))?;
     }
     output::line(&format!("{dst} {}", report.digest))
 }

@@ -22,9 +22,11 @@ mod open;
 mod time;
 mod toc;
 
-pub use build::{BuildOptions, BuildReport, Spool, TarEntries, TarEntry, convert_layer};
+pub use build::{
+    BlobFormat, BuildOptions, BuildReport, Spool, TarEntries, TarEntry, convert_layer,
+};
 pub use check::{BlobVerdict, check_blob};
-pub use footer::Footer;
+pub use footer::{Footer, ZstdDocument, ZstdFooter};
 pub use index::EstargzIndex;
 pub use listing::ListedFile;
 pub use open::{

@@ -90,24 +90,28 @@ impl RawToc {
 pub async fn read_toc(opened: &OpenedBlob) -> Result<RawToc> {
     let source = &opened.source;
     let footer = read_footer(opened).await?;
+    let format = match footer {
+        Footer::Estargz { .. } => LayerFormat::Estargz,
+        Footer::Legacy { .. } => LayerFormat::LegacyStargz,
+        Footer::ExternalToc | Footer::ZstdChunked(_) => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "estargz::open",
+                "only layers with a TOC of eStargz are read",
+            )
+            .with_context("blob", source.digest()));
+        }
+    };
+    let toc_offset = footer.payload_end(source.size());
     let member_end = source.size() - footer.size() as u64;
-    let member = ByteRange::new(footer.toc_offset()..member_end)?;
+    let member = ByteRange::new(toc_offset..member_end)?;
     if member.len() > format::MAX_TOC_BYTES {
         return Err(too_large()
             .with_context("compressed", member.len())
             .with_context("blob", source.digest()));
     }
     let compressed = read(opened, member).await?;
-    let format = match footer {
-        Footer::Estargz { .. } => LayerFormat::Estargz,
-        Footer::Legacy { .. } => LayerFormat::LegacyStargz,
-    };
-    let facts = BlobFacts {
-        blob: source.digest(),
-        blob_size: source.size(),
-        toc_offset: footer.toc_offset(),
-        format,
-    };
+    let facts = BlobFacts { blob: source.digest(), blob_size: source.size(), toc_offset, format };
     Ok(RawToc { compressed, facts })
 }
 

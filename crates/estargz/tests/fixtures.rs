@@ -203,7 +203,7 @@ async fn our_layers_read_back_to_the_listings_and_are_plain_tar_gz() {
     for (org, name) in ORG.into_iter().zip(["layer1", "layer2"]) {
         for chunk_size in [4 << 20, 50_000] {
             let input = testdata(&format!("blobs/{org}"));
-            let options = BuildOptions { chunk_size, level: 1, ..BuildOptions::default() };
+            let options = BuildOptions { chunk_size, level: Some(1), ..BuildOptions::default() };
             let mut output = Vec::new();
             let report =
                 convert_layer(&mut &input[..], &mut output, &options, None).expect("converts");
@@ -215,7 +215,9 @@ async fn our_layers_read_back_to_the_listings_and_are_plain_tar_gz() {
                 (report.diff_id, report.uncompressed_size)
             );
             let blob = MemoryBlob::new(output.clone());
-            let layer = open(&blob, TocTrust::Digest(report.toc_digest)).await.expect("opens");
+            let layer = open(&blob, TocTrust::Digest(report.toc_digest.expect("a TOC")))
+                .await
+                .expect("opens");
             compare(&*layer.index, &output, &listing(name));
         }
     }
@@ -225,14 +227,15 @@ async fn our_layers_read_back_to_the_listings_and_are_plain_tar_gz() {
 async fn prioritized_paths_go_first_with_what_they_need() {
     let input = testdata(&format!("blobs/{}", ORG[0]));
     let prioritized = ["etc/passwd", "bin/hard"].map(str::to_owned).to_vec();
-    let options = BuildOptions { prioritized, level: 1, ..BuildOptions::default() };
+    let options = BuildOptions { prioritized, level: Some(1), ..BuildOptions::default() };
     let mut output = Vec::new();
     let mut spool = std::io::Cursor::new(Vec::new());
     let report =
         convert_layer(&mut &input[..], &mut output, &options, Some(&mut spool)).expect("converts");
-    let layer = open(&MemoryBlob::new(output.clone()), TocTrust::Digest(report.toc_digest))
-        .await
-        .expect("opens");
+    let layer =
+        open(&MemoryBlob::new(output.clone()), TocTrust::Digest(report.toc_digest.expect("a TOC")))
+            .await
+            .expect("opens");
     compare(&*layer.index, &output, &listing("layer1"));
     let PrefetchMark::UpTo(range) = layer.index.prefetch_mark() else { panic!("no landmark") };
     let mut files = Vec::new();

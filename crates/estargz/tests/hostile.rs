@@ -162,7 +162,7 @@ fn prioritizing_the_head_of_a_long_chain_works() {
     entries.extend(names.windows(2).map(|pair| (&*pair[1], tar::EntryType::Link, &*pair[0], 0)));
     let options = BuildOptions {
         prioritized: vec!["f99999".to_owned()],
-        level: 1,
+        level: Some(1),
         ..BuildOptions::default()
     };
     let mut spool = Cursor::new(Vec::new());

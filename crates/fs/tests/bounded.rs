@@ -26,12 +26,14 @@ fn tar() -> impl Read {
 #[tokio::test]
 async fn a_chunk_larger_than_memory_is_streamed() {
     let mut blob = Vec::new();
-    let options = BuildOptions { chunk_size: CHUNK, level: 1, ..BuildOptions::default() };
+    let options = BuildOptions { chunk_size: CHUNK, level: Some(1), ..BuildOptions::default() };
     let report = convert_layer(&mut tar(), &mut blob, &options, None).expect("converts");
     let blob = MemoryBlob::new(blob);
     let wanted = BlobRef { digest: report.blob_digest, size: None };
     let opened = blob.open(wanted, TAIL_HINT).await.expect("opens");
-    let read = open_layer(&opened, TocTrust::Digest(report.toc_digest)).await.expect("a layer");
+    let read = open_layer(&opened, TocTrust::Digest(report.toc_digest.expect("a TOC")))
+        .await
+        .expect("a layer");
     let node = read.index.lookup(read.index.root(), "huge".as_ref()).expect("looks up");
     let node = node.expect("in the tar");
     assert_eq!(read.index.chunk_count(), 1);

@@ -83,7 +83,9 @@ async fn show_tar(tar: &[u8], fault: SourceFault, tier: bool) -> Shown {
     let blob = MemoryBlob::new(blob);
     let wanted = BlobRef { digest: blob.digest(), size: None };
     let opened = blob.open(wanted, TAIL_HINT).await.expect("opens");
-    let layer = open_layer(&opened, TocTrust::Digest(report.toc_digest)).await.expect("layer");
+    let layer = open_layer(&opened, TocTrust::Digest(report.toc_digest.expect("a TOC")))
+        .await
+        .expect("layer");
     let source = Arc::new(FaultySource::new(Arc::new(blob), fault));
     let root = tempfile::tempdir().expect("root");
     let store: Arc<dyn LayerStore> =

@@ -1,12 +1,12 @@
 //! Rewrites an image with eStargz layers.
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{BufWriter, Write as _},
     path::Path,
 };
 
 use bolide_core::{Digest, Error, ErrorKind, Result};
-use bolide_estargz::{BuildOptions, BuildReport, Spool, convert_layer, format};
+use bolide_estargz::{BuildOptions, BuildReport, Spool, convert_layer};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tempfile::NamedTempFile;
@@ -89,8 +89,11 @@ pub struct ConvertedLayer {
     pub diff_id: Digest,
     /// Size of the new uncompressed blob, in bytes.
     pub uncompressed_size: u64,
-    /// Digest of its TOC.
-    pub toc_digest: Digest,
+    /// Digest of its TOC; none when it is not lazy.
+    pub toc_digest: Option<Digest>,
+    /// What its descriptor is annotated with.
+    #[serde(skip)]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Converts every layer of the image at `src` to eStargz and writes the image to `dst`.
@@ -170,6 +173,7 @@ impl<P: Fn(Progress) + Sync> Conversion<'_, P> {
             diff_id: report.diff_id,
             uncompressed_size: report.uncompressed_size,
             toc_digest: report.toc_digest,
+            annotations: report.annotations,
         })
     }
 
@@ -266,9 +270,5 @@ fn rewrite(name: &mut Descriptor, layer: &ConvertedLayer, media_type: &str) {
     // Both speak of the bytes of the source: where to get them, and where its table lies.
     name.other.remove("urls");
     name.annotations.retain(|key, _| !key.contains(".zstd-chunked."));
-    name.annotations.insert(format::ANNOTATION_TOC_DIGEST.to_owned(), layer.toc_digest.to_string());
-    name.annotations.insert(
-        format::ANNOTATION_UNCOMPRESSED_SIZE.to_owned(),
-        layer.uncompressed_size.to_string(),
-    );
+    name.annotations.extend(layer.annotations.clone());
 }

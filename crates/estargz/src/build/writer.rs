@@ -1,5 +1,8 @@
 //! Writes entries, their chunks, and the TOC that lists them.
-use std::io::{Read, Write};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+};
 
 use bolide_core::{Digest, Digester, Error, Result};
 
@@ -51,7 +54,7 @@ pub(super) struct LayerWriter<'a> {
 impl<'a> LayerWriter<'a> {
     pub(super) fn new(output: &'a mut dyn Write, options: &BuildOptions) -> Self {
         Self {
-            members: Members::new(output, options.level),
+            members: Members::new(output, options.level.unwrap_or(6)),
             toc: Vec::new(),
             chunk_size: options.chunk_size.max(1),
             entries: 0,
@@ -156,13 +159,21 @@ impl<'a> LayerWriter<'a> {
             self.members.write(part).map_err(failed)?;
         }
         let sums = self.members.finish(&Footer::write(toc_offset)).map_err(failed)?;
+        let toc_digest = Digest::of(&json);
+        let annotations = BTreeMap::from([
+            (format::ANNOTATION_TOC_DIGEST.to_owned(), toc_digest.to_string()),
+            (format::ANNOTATION_UNCOMPRESSED_SIZE.to_owned(), sums.uncompressed_size.to_string()),
+        ]);
         Ok(BuildReport {
             blob_digest: sums.blob_digest,
             blob_size: sums.blob_size,
             diff_id: sums.diff_id,
             uncompressed_size: sums.uncompressed_size,
-            toc_digest: Digest::of(&json),
+            toc_digest: Some(toc_digest),
+            external_toc: None,
+            annotations,
             entries: self.entries,
+            prioritized_size: 0,
         })
     }
 }

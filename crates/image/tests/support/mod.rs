@@ -114,7 +114,7 @@ pub(crate) fn amd64() -> Platform {
 /// Quick: what is made is not kept.
 pub(crate) fn options() -> ConvertOptions {
     let mut options = ConvertOptions { platform: amd64(), ..ConvertOptions::default() };
-    options.layer.level = 1;
+    options.layer.level = Some(1);
     options
 }
 

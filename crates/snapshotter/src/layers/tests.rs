@@ -66,7 +66,7 @@ fn layer(content: &[u8]) -> (MemoryBlob, Digest) {
     let (tar, mut blob) = (tar.into_inner().expect("tar"), Vec::new());
     let report =
         convert_layer(&mut &tar[..], &mut blob, &BuildOptions::default(), None).expect("converts");
-    (MemoryBlob::new(blob), report.toc_digest)
+    (MemoryBlob::new(blob), report.toc_digest.expect("a TOC"))
 }
 
 impl Running {
