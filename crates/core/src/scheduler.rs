@@ -3,6 +3,7 @@ use std::{any::Any, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::{BlobSource, ByteRange, Priority, Result};
 
@@ -72,6 +73,8 @@ pub struct SchedulerLoad {
 ///   share. Work that is pre-empted goes on later from the byte it had reached.
 /// * **Bounded.** Requests in flight and bytes held are limited. A caller must therefore poll all
 ///   its fetches together and drop each result when it is used, or it may wait for itself.
+/// * **Together.** What [`fetch_all`](Self::fetch_all) is asked for is known as a whole before any of
+///   it is sent, so that what lies together can become one request.
 /// * **Range limit.** `OutOfRange` when a request is longer than [`max_len`](Self::max_len);
 ///   callers split.
 /// * **Cancel-safe.** A dropped future withdraws its request; what others joined goes on.
@@ -80,6 +83,19 @@ pub struct SchedulerLoad {
 pub trait Scheduler: fmt::Debug + Send + Sync + 'static {
     /// Fetches bytes.
     async fn fetch(&self, request: FetchRequest) -> Result<Fetched>;
+
+    /// Begins to fetch all of `requests`; the futures are in their order, each as of
+    /// [`fetch`](Self::fetch). Unless overridden they begin when they are polled.
+    fn fetch_all(
+        self: Arc<Self>,
+        requests: Vec<FetchRequest>,
+    ) -> Vec<BoxFuture<'static, Result<Fetched>>> {
+        let fetch = |request| -> BoxFuture<'static, Result<Fetched>> {
+            let scheduler = Arc::clone(&self);
+            Box::pin(async move { scheduler.fetch(request).await })
+        };
+        requests.into_iter().map(fetch).collect()
+    }
 
     /// Longest range one request may ask for, in bytes; at least 64 KiB.
     fn max_len(&self) -> u64;

@@ -99,13 +99,21 @@ async fn a_scheduler_that_passes_everything_on_is_found_out() {
     let found = [
         scheduler::asks_once(&direct).await,
         scheduler::near_requests_are_merged(&direct).await,
+        scheduler::what_is_asked_together_is_sent_together(&direct).await,
         scheduler::urgent_requests_go_first(&direct).await,
         scheduler::joined_requests_take_over_urgency(&direct).await,
         scheduler::requests_in_flight_are_bounded(&direct).await,
         scheduler::bytes_held_are_bounded(&direct).await,
     ];
-    let expected =
-        ["once", "merged", "ordered", "takes over urgency", "bounded in flight", "bounded bytes"];
+    let expected = [
+        "once",
+        "merged",
+        "together",
+        "ordered",
+        "takes over urgency",
+        "bounded in flight",
+        "bounded bytes",
+    ];
     assert_eq!(found.each_ref().map(clause_of), expected.map(Some));
 }
 

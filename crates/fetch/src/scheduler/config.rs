@@ -1,4 +1,5 @@
 //! Bounds of a scheduler.
+use bolide_core::Priority;
 
 /// Least value of [`SchedulerConfig::max_len`], as the contract of schedulers has it.
 const MIN_LEN: u64 = 64 * 1024;
@@ -21,6 +22,10 @@ pub struct SchedulerConfig {
     /// Longest request that merging makes, in bytes. Longer ones gain nothing: 8 MiB take 30 round
     /// trips of 20 ms on a line of 100 Mbit/s; shorter ones share the line more evenly.
     pub max_merged: u64,
+    /// The same for `Prefetch`. What an optimizer put first comes with one request: it is used in
+    /// the order in which it arrives, and who wants what lies behind is not kept waiting
+    /// ([`max_wait`](Self::max_wait)).
+    pub max_prefetch: u64,
     /// How many bytes of less urgent work a blocked reader waits for in a request that is under
     /// way, before that is paused and the reader's bytes are asked for by themselves. 1 MiB takes
     /// 80 ms at 100 Mbit/s, what a new connection costs.
@@ -35,12 +40,18 @@ impl Default for SchedulerConfig {
             budget_bytes: 256 << 20,
             max_len: 64 << 20,
             max_merged: 8 << 20,
+            max_prefetch: 64 << 20,
             max_wait: 1 << 20,
         }
     }
 }
 
 impl SchedulerConfig {
+    /// Longest request that merging makes for this priority.
+    pub(super) fn longest(&self, priority: Priority) -> u64 {
+        if priority == Priority::Prefetch { self.max_prefetch } else { self.max_merged }
+    }
+
     pub(super) fn sound(self) -> Self {
         let max_in_flight = self.max_in_flight.max(1);
         let max_len = self.max_len.max(MIN_LEN);

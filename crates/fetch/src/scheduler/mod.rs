@@ -34,6 +34,10 @@ use async_trait::async_trait;
 use bolide_core::{
     BlobSource, Error, ErrorKind, FetchRequest, Fetched, Result, Scheduler, SchedulerLoad,
 };
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, ready},
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -64,6 +68,25 @@ impl NodeScheduler {
         let shared = Arc::new(Shared::new(config.sound()));
         let dispatcher = tokio::spawn(dispatcher::run(Arc::clone(&shared)));
         Arc::new(Self { shared, dispatcher: Mutex::new(Some(dispatcher)) })
+    }
+
+    /// Here and not by the source, whose answer would be that of all who are merged with it.
+    fn check(&self, request: &FetchRequest) -> Result<()> {
+        let refuse = |rule| {
+            Error::new(ErrorKind::OutOfRange, "scheduler::fetch", rule)
+                .with_context("blob", request.source.digest())
+                .with_context("range", request.range)
+        };
+        if request.range.len() > self.max_len() {
+            return Err(refuse("the range is longer than one request may be; split it")
+                .with_context("max_len", self.max_len()));
+        }
+        if request.range.end() > request.source.size() {
+            return Err(
+                refuse("the range ends past the blob").with_context("size", request.source.size())
+            );
+        }
+        Ok(())
     }
 
     /// Fails what waits, stops what is in flight and returns when all tasks have ended. Later
@@ -98,34 +121,37 @@ impl fmt::Debug for NodeScheduler {
 #[async_trait]
 impl Scheduler for NodeScheduler {
     async fn fetch(&self, request: FetchRequest) -> Result<Fetched> {
-        let refuse = |rule| {
-            Error::new(ErrorKind::OutOfRange, "scheduler::fetch", rule)
-                .with_context("blob", request.source.digest())
-                .with_context("range", request.range)
+        self.check(&request)?;
+        let mut asked = self.shared.add_all(vec![request])?;
+        match asked.pop() {
+            Some((ticket, answer)) => self.shared.fetched(ticket, answer).await,
+            None => Err(shut_down()),
+        }
+    }
+
+    fn fetch_all(
+        self: Arc<Self>,
+        requests: Vec<FetchRequest>,
+    ) -> Vec<BoxFuture<'static, Result<Fetched>>> {
+        let failed = |error: Error| -> BoxFuture<'static, _> { ready(Err(error)).boxed() };
+        let checked: Vec<_> =
+            requests.into_iter().map(|request| self.check(&request).map(|()| request)).collect();
+        let sound = checked.iter().filter_map(|request| request.as_ref().ok()).cloned().collect();
+        let mut asked = match self.shared.add_all(sound) {
+            Ok(asked) => asked.into_iter(),
+            Err(error) => return checked.iter().map(|_| failed(error.clone())).collect(),
         };
-        if request.range.len() > self.max_len() {
-            return Err(refuse("the range is longer than one request may be; split it")
-                .with_context("max_len", self.max_len()));
-        }
-        // Here and not by the source, whose answer would be that of all who are merged with it.
-        if request.range.end() > request.source.size() {
-            return Err(
-                refuse("the range ends past the blob").with_context("size", request.source.size())
-            );
-        }
-        let (ticket, answer) = self.shared.add(request)?;
-        let answer = answer.await.unwrap_or_else(|_| Err(shut_down()));
-        drop(ticket);
-        let (answer, budget) = (answer?, self.shared.budget.clone());
-        if answer.is_ready() {
-            return Ok(answer.into_fetched(&budget));
-        }
-        // Parts of what others asked for: up to `max_len` bytes are copied.
-        let copied = spawn_blocking(move || answer.into_fetched(&budget)).await;
-        copied.map_err(|error| {
-            Error::new(ErrorKind::Unexpected, "scheduler::fetch", "an answer was not put together")
-                .with_source(error)
-        })
+        let fetch = |checked: Result<FetchRequest>| match checked
+            .and_then(|_| asked.next().ok_or_else(shut_down))
+        {
+            Ok((ticket, answer)) => {
+                // Whoever waits keeps the scheduler.
+                let scheduler = Arc::clone(&self);
+                async move { scheduler.shared.fetched(ticket, answer).await }.boxed()
+            }
+            Err(error) => failed(error),
+        };
+        checked.into_iter().map(fetch).collect()
     }
 
     fn max_len(&self) -> u64 {
@@ -164,6 +190,9 @@ struct Waiting {
     source: Arc<dyn BlobSource>,
 }
 
+/// A wish and where its answer comes.
+type Asked = (Ticket, oneshot::Receiver<Result<Answer>>);
+
 /// Withdraws a wish when dropped.
 struct Ticket {
     shared: Arc<Shared>,
@@ -194,28 +223,49 @@ impl Shared {
         Self { config, budget, inner: Mutex::new(inner), wake, closed: AtomicBool::new(false) }
     }
 
-    fn add(
-        self: &Arc<Self>,
-        request: FetchRequest,
-    ) -> Result<(Ticket, oneshot::Receiver<Result<Answer>>)> {
-        let (sender, answer) = oneshot::channel();
-        let wanted = Wanted {
-            blob: request.source.digest(),
-            range: request.range,
-            priority: request.priority,
-            merge_gap: request.source.capability().merge_gap,
-        };
+    /// Adds wishes, all before the first is planned; in their order.
+    fn add_all(self: &Arc<Self>, requests: Vec<FetchRequest>) -> Result<Vec<Asked>> {
         let mut inner = self.inner.lock();
         if self.closed.load(Ordering::Acquire) {
             return Err(shut_down());
         }
-        let wish = inner.state.add(wanted);
-        inner.waiting.insert(wish, Waiting { answer: sender, source: request.source });
+        let asked = requests.into_iter().map(|request| {
+            let (sender, answer) = oneshot::channel();
+            let wish = inner.state.add(Wanted {
+                blob: request.source.digest(),
+                range: request.range,
+                priority: request.priority,
+                merge_gap: request.source.capability().merge_gap,
+            });
+            inner.waiting.insert(wish, Waiting { answer: sender, source: request.source });
+            (Ticket { shared: Arc::clone(self), wish }, answer)
+        });
+        let asked = asked.collect();
         let answered = inner.carry_out();
         drop(inner);
         answered.into_iter().for_each(Answered::send);
         self.wake.notify_one();
-        Ok((Ticket { shared: Arc::clone(self), wish }, answer))
+        Ok(asked)
+    }
+
+    /// Waits for an answer, and puts it together where it came in parts.
+    async fn fetched(
+        &self,
+        ticket: Ticket,
+        answer: oneshot::Receiver<Result<Answer>>,
+    ) -> Result<Fetched> {
+        let answer = answer.await.unwrap_or_else(|_| Err(shut_down()));
+        drop(ticket);
+        let (answer, budget) = (answer?, self.budget.clone());
+        if answer.is_ready() {
+            return Ok(answer.into_fetched(&budget));
+        }
+        // Parts of what others asked for: up to `max_len` bytes are copied.
+        let copied = spawn_blocking(move || answer.into_fetched(&budget)).await;
+        copied.map_err(|error| {
+            Error::new(ErrorKind::Unexpected, "scheduler::fetch", "an answer was not put together")
+                .with_source(error)
+        })
     }
 
     /// Changes the state and carries out what follows from it.

@@ -152,7 +152,7 @@ impl State {
             segment.is_waiting()
                 && segment.rank.priority == rank.priority
                 && (gap == 0 || gap < merge_gap)
-                && len <= self.config.max_merged
+                && len <= self.config.longest(rank.priority)
                 && self.budget.fits(room, rank.priority)
         };
         for (start, segment) in segments.range(seed.end..) {

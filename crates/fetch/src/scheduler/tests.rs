@@ -28,6 +28,7 @@ fn config() -> SchedulerConfig {
         budget_bytes: 120,
         max_len: 40,
         max_merged: 48,
+        max_prefetch: 56,
         max_wait: 16,
     }
 }
@@ -308,15 +309,17 @@ proptest! {
 #[test]
 fn thousands_of_neighbours_become_few_requests() {
     let config = SchedulerConfig::default();
-    let mut state = State::new(config, Budget::new(&config, Arc::new(Notify::new())));
-    let blob = MemoryBlob::new(Bytes::from_static(b"any"));
-    let blob = bolide_core::BlobSource::digest(&blob);
-    for number in (0..20_000).rev() {
-        let range = ByteRange::at(number * 1000, 900).expect("not empty");
-        state.add(Wanted { blob, range, priority: Priority::Prefetch, merge_gap: 4096 });
+    for (priority, requests) in [(Priority::Prefetch, 1), (Priority::Background, 3)] {
+        let mut state = State::new(config, Budget::new(&config, Arc::new(Notify::new())));
+        let blob = MemoryBlob::new(Bytes::from_static(b"any"));
+        let blob = bolide_core::BlobSource::digest(&blob);
+        for number in (0..20_000).rev() {
+            let range = ByteRange::at(number * 1000, 900).expect("not empty");
+            state.add(Wanted { blob, range, priority, merge_gap: 4096 });
+        }
+        let starts: Vec<Start> = std::iter::from_fn(|| state.next()).collect();
+        assert_eq!(starts.iter().map(|start| start.joined).sum::<usize>(), 20_000);
+        assert_eq!(starts.len(), requests, "{starts:?}");
+        assert!(starts.iter().all(|start| start.range.len() <= config.longest(priority)));
     }
-    let starts: Vec<Start> = std::iter::from_fn(|| state.next()).collect();
-    assert_eq!(starts.iter().map(|start| start.joined).sum::<usize>(), 20_000);
-    assert_eq!(starts.len(), 3, "{starts:?}");
-    assert!(starts.iter().all(|start| start.range.len() <= config.max_merged));
 }

@@ -1,5 +1,6 @@
 //! The read path.
 mod decode;
+mod fill;
 mod flights;
 mod pipeline;
 mod plan;

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, ops::ControlFlow};
 
 use bolide_core::{
     AccessEvent, ByteRange, ChunkSpan, Digest, FetchHint, FetchTarget, HintSink, NodeId,
-    Prefetcher, Priority, TocIndex,
+    PrefetchMark, Prefetcher, Priority, TocIndex,
 };
 
 /// Bytes of a blob hinted at when a directory is read from for the first time. They take less time
@@ -110,6 +110,11 @@ impl NeighbourPolicy {
     }
 }
 
+/// Whether the author of the layer put it first: who recorded what is used knows what comes next.
+fn is_prioritized(layer: &dyn TocIndex, member: ByteRange) -> bool {
+    matches!(layer.prefetch_mark(), PrefetchMark::UpTo(first) if first.contains(member))
+}
+
 /// The parts of the blob that hold unknown neighbours of `member`, up to `room` bytes: what follows
 /// first, then what lies before, the nearest first.
 fn wanted(
@@ -177,6 +182,9 @@ impl Prefetcher for NeighbourPolicy {
         });
         // An event may name a file the index does not know.
         let (Ok(()), Some(span)) = (found, first) else { return };
+        if is_prioritized(layer, span.member) {
+            return;
+        }
         // Read once more, a file counts once more: the bound is generous, not exact.
         self.read = self.read.saturating_add(span.member.len());
         if span.member.len() <= LARGE {

@@ -2,20 +2,18 @@
 //!
 //! The clauses wait until nothing moves by sleeping on tokio's paused clock, which goes on only
 //! when every task waits: run them under `#[tokio::test(start_paused = true)]`.
-use std::{sync::Arc, time::Duration};
+mod blob;
+
+use std::sync::Arc;
 
 use bolide_core::{
-    BlobSource, ByteRange, Digest, ErrorKind, FetchRequest, Fetched, Priority, Result, Scheduler,
+    BlobSource, ByteRange, Digest, ErrorKind, FetchRequest, Priority, Result, Scheduler,
     memory::MemoryBlob,
 };
-use bytes::Bytes;
-use tokio::task::JoinHandle;
 
+use self::blob::{Blob, GAP, KIB, PATIENCE, SIZE, Waiting, settle};
 use super::verdict::{Broken, Verdict, hold, succeed};
-use crate::{
-    fault::{GatedSource, overlap},
-    sample::noise,
-};
+use crate::fault::overlap;
 
 /// Bounds of a scheduler to be made for a clause.
 #[derive(Clone, Copy, Debug)]
@@ -29,17 +27,15 @@ pub struct Limits {
 /// Makes a scheduler with these bounds.
 pub type Make<'a> = &'a dyn Fn(Limits) -> Arc<dyn Scheduler>;
 
-const KIB: u64 = 1024;
 const ROOMY: Limits = Limits { in_flight: 8, budget_bytes: 1024 * KIB };
 const SINGLE: Limits = Limits { in_flight: 1, ..ROOMY };
-/// Size of the blobs of this suite, in bytes.
-const SIZE: u64 = 512 * KIB;
 
 /// Runs every clause.
 pub async fn all(make: Make<'_>) -> Verdict {
     basic(make).await?;
     asks_once(make).await?;
     near_requests_are_merged(make).await?;
+    what_is_asked_together_is_sent_together(make).await?;
     urgent_requests_go_first(make).await?;
     joined_requests_take_over_urgency(make).await?;
     pre_empted_work_goes_on_where_it_was(make).await?;
@@ -197,6 +193,29 @@ pub async fn near_requests_are_merged(make: Make<'_>) -> Verdict {
     hold(clause, asked.len() == 2, format!("{asked:?}: what is far is asked for alone"))
 }
 
+/// What [`Scheduler::fetch_all`] is asked for is known as a whole before the first of it is sent.
+pub async fn what_is_asked_together_is_sent_together(make: Make<'_>) -> Verdict {
+    let clause = "together";
+    let (blob, scheduler) = (Blob::open(7), make(ROOMY));
+    let ranges: Vec<_> = (0..500).map(|number| number * 1000..(number + 1) * 1000).collect();
+    let request = |range: &std::ops::Range<u64>| {
+        let source = Arc::clone(&blob.source) as Arc<dyn BlobSource>;
+        let range = ByteRange::new(range.clone())?;
+        Ok(FetchRequest { source, range, priority: Priority::Prefetch })
+    };
+    let requests = succeed(clause, ranges.iter().map(request).collect::<Result<Vec<_>>>())?;
+    let all = futures::future::join_all(scheduler.fetch_all(requests));
+    let answers = tokio::time::timeout(PATIENCE, all).await;
+    let answers = answers.map_err(|_| Broken::new(clause, "a request waits for ever"))?;
+    hold(clause, answers.len() == ranges.len(), "there is one answer for each request")?;
+    for (range, answer) in ranges.into_iter().zip(answers) {
+        let right = *succeed(clause, answer)?.bytes() == blob.truth(range.clone());
+        hold(clause, right, format!("other bytes for {range:?}"))?;
+    }
+    let asked = blob.source.asked();
+    hold(clause, asked.len() == 1, format!("{} requests for bytes without a gap", asked.len()))
+}
+
 /// The most urgent first, equal ones in the order of arrival.
 pub async fn urgent_requests_go_first(make: Make<'_>) -> Verdict {
     let clause = "ordered";
@@ -313,74 +332,4 @@ async fn order_of(
 /// A range that is far from those of other places.
 fn at(place: u64) -> std::ops::Range<u64> {
     place * 64 * KIB..place * 64 * KIB + 5000
-}
-
-/// Merge gap of the blobs of this suite, in bytes.
-const GAP: u64 = 4 * KIB;
-
-/// How long an answer that should come may take, on the paused clock, before it counts as lost.
-const PATIENCE: Duration = Duration::from_hours(1);
-
-/// Waits until every task waits: the paused clock does not move before.
-async fn settle() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
-}
-
-struct Blob {
-    source: Arc<GatedSource>,
-    bytes: Bytes,
-}
-
-impl Blob {
-    fn closed(seed: u64) -> Self {
-        let bytes = Bytes::from(noise(usize::try_from(SIZE).unwrap_or(0), seed * 0x9e37_79b9));
-        Self { source: Arc::new(GatedSource::new(bytes.clone(), GAP)), bytes }
-    }
-
-    fn open(seed: u64) -> Self {
-        let blob = Self::closed(seed);
-        blob.source.open();
-        blob
-    }
-
-    fn truth(&self, range: std::ops::Range<u64>) -> Bytes {
-        let bound = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-        self.bytes.slice(bound(range.start)..bound(range.end))
-    }
-
-    /// Asks in a task of its own, so that it is polled whatever the clause does.
-    fn fetch(
-        &self,
-        scheduler: &Arc<dyn Scheduler>,
-        range: std::ops::Range<u64>,
-        priority: Priority,
-    ) -> Waiting {
-        let (scheduler, source) = (Arc::clone(scheduler), Arc::clone(&self.source));
-        let fetch = async move {
-            let source = source as Arc<dyn BlobSource>;
-            scheduler.fetch(FetchRequest { source, range: ByteRange::new(range)?, priority }).await
-        };
-        Waiting(tokio::spawn(fetch))
-    }
-}
-
-/// A fetch under way; dropped with this.
-struct Waiting(JoinHandle<Result<Fetched>>);
-
-impl Waiting {
-    async fn answer(mut self, clause: &'static str) -> Result<Result<Fetched>, Broken> {
-        let answer = tokio::time::timeout(PATIENCE, &mut self.0).await;
-        let answer = answer.map_err(|_| Broken::new(clause, "a request waits for ever"))?;
-        answer.map_err(|error| Broken::new(clause, error))
-    }
-
-    fn is_answered(&self) -> bool {
-        self.0.is_finished()
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
