@@ -16,6 +16,8 @@ use crate::{blocking::blocking, lifecycle::Usage};
 
 /// A directory that is not complete has this before its id.
 const DRAFT: &str = "new-";
+/// Says that what lies beside it is bolide's, and bolide's to delete.
+const MARK: &str = ".bolide";
 
 /// The directories below `<root>/snapshots`. A clone is the same thing.
 #[derive(Clone, Debug)]
@@ -58,7 +60,10 @@ pub(super) struct Wanted {
 }
 
 impl Directories {
-    /// Makes the base directory. Blocks.
+    /// Makes the base directory, or takes it up again. Blocks.
+    ///
+    /// `Config` when it holds what bolide did not put there: what no snapshot needs is deleted, and
+    /// another program's snapshots are none that bolide knows.
     pub(super) fn open(root: &Path) -> Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(root.join("snapshots"));
         let base = made.and_then(|()| root.join("snapshots").canonicalize());
@@ -73,6 +78,7 @@ impl Directories {
             )
             .with_context("root", root.display()));
         }
+        claim(&base)?;
         Ok(Self { base, building: Arc::default() })
     }
 
@@ -151,7 +157,8 @@ impl Directories {
             let read: Vec<fs::DirEntry> =
                 read.map_err(|error| failed("directories::entries", &directories.base, error))?;
             let building = directories.building.lock();
-            let entries = read.into_iter().map(|entry| Entry::new(&entry));
+            let entries = read.into_iter().filter(|entry| entry.file_name() != MARK);
+            let entries = entries.map(|entry| Entry::new(&entry));
             Ok(entries.filter(|entry| entry.id.is_none_or(|id| !building.contains(&id))).collect())
         })
         .await
@@ -199,6 +206,25 @@ impl Entry {
         };
         Self { id: id.parse().ok(), is_draft, path: entry.path() }
     }
+}
+
+/// Marks a directory as bolide's. It is marked while it is empty, before anything else is made in it.
+fn claim(base: &Path) -> Result<()> {
+    let error = |error| failed("directories::open", base, error);
+    let mark = base.join(MARK);
+    if mark.try_exists().map_err(error)? {
+        return Ok(());
+    }
+    if fs::read_dir(base).map_err(error)?.next().is_some() {
+        return Err(Error::new(
+            ErrorKind::Config,
+            "directories::open",
+            "the directory holds snapshots of another program, which bolide would delete: choose \
+             another root",
+        )
+        .with_context("directory", base.display()));
+    }
+    fs::File::create_new(&mark).and_then(|mark| mark.sync_all()).map_err(error)
 }
 
 /// Modes are as given, whatever the umask.

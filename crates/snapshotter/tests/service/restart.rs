@@ -2,6 +2,7 @@
 use std::{fs, sync::Arc};
 
 use bolide_core::{Error, ErrorKind};
+use bolide_snapshotter::SnapshotService;
 use tonic::Code;
 
 use crate::{
@@ -51,6 +52,19 @@ async fn every_snapshot_comes_back() {
     client.prepare("new", "", &[]).await.expect("prepared");
     assert_eq!(host.directories().len(), directories.len() + 1);
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn snapshots_of_another_program_are_left_alone() {
+    let host = Host::new();
+    let theirs = host.root().join("snapshots/1/fs/etc");
+    fs::create_dir_all(&theirs).expect("made");
+    let layers = Arc::<FakeLayers>::default();
+    let opened = SnapshotService::open(&host.root(), host.store().await, layers);
+    let error = opened.expect_err("not ours");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("another root"), "{error}");
+    assert!(theirs.is_dir());
 }
 
 #[tokio::test]

@@ -59,9 +59,11 @@ impl Host {
         self.root().join("snapshots").canonicalize().expect("made at start")
     }
 
-    /// Names in the directory of snapshots, sorted.
+    /// Names in the directory of snapshots, sorted, without the mark of their owner.
     pub(crate) fn directories(&self) -> Vec<String> {
-        names(&self.snapshots())
+        let mut names = names(&self.snapshots());
+        names.retain(|name| name != ".bolide");
+        names
     }
 
     pub(crate) async fn store(&self) -> Arc<RedbStore> {
