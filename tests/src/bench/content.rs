@@ -46,7 +46,16 @@ pub(crate) fn write_tree(root: &Path) -> Result<()> {
 /// Writes an OCI layout whose one image has the tree as its one, converted layer.
 pub(crate) fn write_layout(dir: &Path) -> Result<()> {
     let plain = tempfile::tempdir_in(dir.parent().context("a layout lies in a directory")?)?;
-    let blobs = plain.path().join("blobs/sha256");
+    write_plain_layout(plain.path(), write_tar)?;
+    images::convert(&format!("oci:{}", plain.path().display()), dir, None)
+}
+
+/// Writes an OCI layout whose one image has what `write_tar` writes as its one layer.
+pub(crate) fn write_plain_layout(
+    dir: &Path,
+    write_tar: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
     let put = |bytes: &[u8]| -> Result<serde_json::Value> {
         let digest = sha256(bytes);
@@ -72,9 +81,9 @@ pub(crate) fn write_layout(dir: &Path) -> Result<()> {
     let mut manifest = put(&serde_json::to_vec(&manifest)?)?;
     manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json".into();
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
-    fs::write(plain.path().join("index.json"), serde_json::to_vec(&index)?)?;
-    fs::write(plain.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    images::convert(&format!("oci:{}", plain.path().display()), dir, None)
+    fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    Ok(())
 }
 
 fn write_tar(path: &Path) -> Result<()> {

@@ -15,11 +15,16 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn look() -> Result<Self> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-        let cpus = std::thread::available_parallelism()?.get();
+        let cpus = cpus()?;
         let memory = fs::read_to_string("/proc/meminfo")?;
         let memory_mib = field(&memory, "MemTotal:").context("MemTotal")? / 1024;
         Ok(Self { kernel, cpus, memory_mib })
     }
+}
+
+/// Processors that this process may use.
+pub(crate) fn cpus() -> Result<usize> {
+    Ok(std::thread::available_parallelism()?.get())
 }
 
 /// What kind of file system a directory lies on.

@@ -1,14 +1,16 @@
-//! `cargo xtask bench`: what a cold start costs, and what the file system costs, beside the ordinary
-//! way on the same machine in the same run.
+//! `cargo xtask bench`: what a cold start, the file system and a conversion cost, beside the ordinary way
+//! on the same machine in the same run.
 #![forbid(unsafe_code)]
 
 mod cache;
 mod cold;
 mod content;
+mod convert;
 mod fs;
 mod host;
 mod images;
 mod interrupt;
+mod large_layer;
 mod link;
 mod node;
 mod reads;
@@ -32,6 +34,12 @@ struct Arguments {
     /// How often each figure is taken
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// The reference's ctr-remote, whose conversion is measured beside ours
+    #[arg(long, value_name = "PROGRAM")]
+    ctr_remote: Option<PathBuf>,
+    /// Convert a layer of 4 GiB, too; takes 8 GB of disk below /tmp
+    #[arg(long)]
+    large: bool,
     /// Print one JSON document in place of the tables
     #[arg(long)]
     json: bool,
@@ -50,7 +58,9 @@ enum What {
     Cold,
     /// A large layer: its mount, its metadata, its content
     Fs,
-    /// Both
+    /// Conversions of an image
+    Convert,
+    /// All of them
     #[default]
     All,
 }
@@ -60,11 +70,17 @@ fn main() -> Result<()> {
     let runtime = link::runtime()?;
     let interrupt = Interrupt::listen(&runtime)?;
     let mut document = Document::new(arguments.runs)?;
-    if arguments.what != What::Fs {
+    let wanted = |what| [what, What::All].contains(&arguments.what);
+    if wanted(What::Cold) {
         document.cold = Some(cold::measure(&runtime, &interrupt, arguments.runs)?);
     }
-    if arguments.what != What::Cold {
+    if wanted(What::Fs) {
         document.fs = Some(fs::measure(&interrupt, arguments.runs)?);
+    }
+    if wanted(What::Convert) {
+        let reference = arguments.ctr_remote.as_deref();
+        let measured = convert::measure(&interrupt, arguments.runs, reference, arguments.large);
+        document.conversion = Some(measured?);
     }
     let tables = table::render(&document);
     if arguments.write {

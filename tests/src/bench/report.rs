@@ -11,6 +11,36 @@ pub(crate) struct Document {
     pub(crate) runs: u32,
     pub(crate) cold: Option<Cold>,
     pub(crate) fs: Option<FileSystem>,
+    pub(crate) conversion: Option<Conversion>,
+}
+
+/// Conversions of one image. Times in seconds, sizes in MB.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Conversion {
+    /// Compressed size of all layers of the plain image.
+    pub(crate) image_mb: f64,
+    /// Uncompressed size of the layers made.
+    pub(crate) uncompressed_mb: f64,
+    pub(crate) ways: Vec<Way>,
+    pub(crate) large_layer: Option<LargeLayer>,
+}
+
+/// One way to convert.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Way {
+    pub(crate) name: String,
+    pub(crate) seconds: Spread,
+    /// Most memory that the converter held.
+    pub(crate) peak: Spread,
+    /// Compressed size of the layers made.
+    pub(crate) size: Spread,
+}
+
+/// A layer of 4 GiB, converted once each way.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LargeLayer {
+    pub(crate) in_order: Way,
+    pub(crate) put_first: Way,
 }
 
 /// Cold starts of one image.
@@ -70,6 +100,6 @@ pub(crate) struct Figure {
 
 impl Document {
     pub(crate) fn new(runs: u32) -> Result<Self> {
-        Ok(Self { host: Host::look()?, runs, cold: None, fs: None })
+        Ok(Self { host: Host::look()?, runs, cold: None, fs: None, conversion: None })
     }
 }

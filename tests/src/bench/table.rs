@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    report::{Cold, Document, FileSystem},
+    report::{Cold, Conversion, Document, FileSystem},
     spread::Spread,
 };
 
@@ -13,13 +13,14 @@ const END: &str = "<!-- figures: end -->";
 
 /// All tables of a run.
 pub(crate) fn render(document: &Document) -> String {
-    let Document { host, runs, cold, fs } = document;
+    let Document { host, runs, cold, fs, conversion } = document;
     let mut text = format!(
         "Linux {}, {} CPUs, {} MiB of memory, {runs} runs: median (least..most).\n",
         host.kernel, host.cpus, host.memory_mib
     );
     text.extend(cold.as_ref().map(render_cold));
     text.extend(fs.as_ref().map(render_fs));
+    text.extend(conversion.as_ref().map(render_conversion));
     text
 }
 
@@ -93,6 +94,41 @@ fn render_fs(fs: &FileSystem) -> String {
         fs.mounter,
         table.render()
     )
+}
+
+fn render_conversion(conversion: &Conversion) -> String {
+    let mut table = Table::new(&["way", "s", "MB/s", "peak MB", "MB made"]);
+    for way in &conversion.ways {
+        table.row(vec![
+            way.name.clone(),
+            shown(&way.seconds),
+            number(conversion.uncompressed_mb / way.seconds.median),
+            shown(&way.peak),
+            number(way.size.median),
+        ]);
+    }
+    let mut text = format!(
+        "\nConversion of the python image, {:.1} MB compressed, {:.1} MB uncompressed, from and to a \
+         layout on disk.\n\n{}",
+        conversion.image_mb,
+        conversion.uncompressed_mb,
+        table.render()
+    );
+    if let Some(large) = &conversion.large_layer {
+        for (what, way) in
+            [("in its order", &large.in_order), ("its last file put first", &large.put_first)]
+        {
+            // Writing into a string cannot fail.
+            let _ = write!(
+                text,
+                "\nA layer of 4 GiB, {what}: {} s, peak {} MB, {} MB made.\n",
+                number(way.seconds.median),
+                number(way.peak.median),
+                number(way.size.median),
+            );
+        }
+    }
+    text
 }
 
 fn shown(spread: &Spread) -> String {
