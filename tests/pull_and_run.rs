@@ -6,9 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_e2e::{
-    DaemonOptions, Image, Lab, detach_below, entrypoint, opened_files, touched_bytes,
-};
+use bolide_e2e::{DaemonOptions, Image, Lab, touched_bytes};
 
 /// What the program of the image says at its end.
 const PRINTED: &str = "bolide-e2e: ";
@@ -30,7 +28,7 @@ fn a_lazy_container_prints_while_its_layers_stay_in_the_registry() -> Result<()>
     let sent = lab.registry.layer_bytes_served(&image)?;
     let all = image.layer_bytes();
     ensure!(sent * 5 < all, "the registry sent {sent} of {all} bytes of layers");
-    let files = opened(&lab, &image)?;
+    let files = lab.opened_files()?;
     let sizes: Vec<_> = image.layers.iter().map(|layer| layer.size).collect();
     let touched = touched_bytes(&lab.registry.host(), &reference, &sizes, &files)?;
     let fetched = sent - sent_for_the_index;
@@ -175,23 +173,6 @@ fn expect_remote(lab: &Lab, namespace: &str, image: &Image) -> Result<()> {
         ensure!(info["Labels"].get(REMOTE).is_some(), "{} is not lazy: {info}", layer.digest);
     }
     Ok(())
-}
-
-/// Files that the image's program opens, found by running it on an ordinary unpack.
-fn opened(lab: &Lab, image: &Image) -> Result<Vec<String>> {
-    let (reference, plain) = lab.push_plain()?;
-    let overlayfs = ["--snapshotter", "overlayfs", &reference];
-    lab.containerd
-        .ctr("default", ["images", "pull", "--plain-http"].into_iter().chain(overlayfs))?;
-    let root = lab.dir().join("opened");
-    std::fs::create_dir(&root)?;
-    let shown = root.to_str().context("paths of tests are UTF-8")?;
-    let mount = ["images", "mount"].into_iter().chain(overlayfs).chain([shown]);
-    lab.containerd.ctr("default", mount)?;
-    let files = opened_files(&root, &entrypoint(&plain)?);
-    detach_below(&root)?;
-    ensure!(image.layers.len() == plain.layers.len(), "both are the same image");
-    files
 }
 
 /// Bytes that the files below a directory occupy on disk.

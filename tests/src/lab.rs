@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::{
     Containerd, Daemon, DaemonOptions, Image, MountsBelow, Registry,
     daemon::{bolide, from_environment},
-    run,
+    detach_below, entrypoint, opened_files, run,
 };
 
 /// Converting a whole image in a debug build.
@@ -62,13 +62,35 @@ impl Lab {
 
     /// Converts the image straight into the registry; returns its reference.
     pub fn push_estargz(&self) -> Result<(String, Image)> {
-        let reference = format!("{}/python:esgz", self.registry.host());
+        self.convert("esgz", &[])
+    }
+
+    /// Converts the image with further options into the registry, as `python:TAG`.
+    pub fn convert(&self, tag: &str, options: &[&str]) -> Result<(String, Image)> {
+        let reference = format!("{}/python:{tag}", self.registry.host());
         let layout = from_environment("BOLIDE_E2E_LAYOUT")?;
         let mut command = bolide(["convert", "--plain-http", &self.registry.host()])?;
-        command.arg(format!("oci:{}:python", layout.display())).arg(&reference);
+        command.arg(format!("oci:{}:python", layout.display())).arg(&reference).args(options);
         run(&mut command, CONVERSION)?.success("bolide convert")?;
-        let image = self.registry.image("python", "esgz").context("the converted image")?;
+        let image = self.registry.image("python", tag).context("the converted image")?;
         Ok((reference, image))
+    }
+
+    /// The files that the image's program opens, in the order of first use, as strace sees it run
+    /// in an ordinary unpack.
+    pub fn opened_files(&self) -> Result<Vec<String>> {
+        let (reference, plain) = self.push_plain()?;
+        let overlayfs = ["--snapshotter", "overlayfs", &reference];
+        let pull = ["images", "pull", "--plain-http"].into_iter().chain(overlayfs);
+        self.containerd.ctr("default", pull)?;
+        let root = self.dir().join("opened");
+        std::fs::create_dir(&root)?;
+        let shown = root.to_str().context("paths of tests are UTF-8")?;
+        let mount = ["images", "mount"].into_iter().chain(overlayfs).chain([shown]);
+        self.containerd.ctr("default", mount)?;
+        let files = opened_files(&root, &entrypoint(&plain)?);
+        detach_below(&root)?;
+        files
     }
 
     /// `bolide pull` into a namespace; returns the JSON document it prints.
