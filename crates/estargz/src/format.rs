@@ -12,6 +12,19 @@ pub const LANDMARK_BYTE: u8 = 0x0f;
 pub const ANNOTATION_TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 /// Layer annotation: size of the uncompressed layer, decimal.
 pub const ANNOTATION_UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
+/// Layer annotation of zstd:chunked as the reference writes it: digest of the compressed TOC.
+pub const ANNOTATION_ZSTD_CHECKSUM: &str = "io.containers.zstd-chunked.manifest-checksum";
+/// The same: where the TOC lies, `offset:size:uncompressed size:1`.
+pub const ANNOTATION_ZSTD_POSITION: &str = "io.containers.zstd-chunked.manifest-position";
+/// Layer annotation of zstd:chunked as containers/storage writes it: digest of the compressed TOC.
+pub const ANNOTATION_PODMAN_CHECKSUM: &str = "io.github.containers.zstd-chunked.manifest-checksum";
+/// The same: where the TOC lies, `offset:size:uncompressed size:1`.
+pub const ANNOTATION_PODMAN_POSITION: &str = "io.github.containers.zstd-chunked.manifest-position";
+/// The same: where tar-split lies, `offset:size:uncompressed size`.
+pub const ANNOTATION_PODMAN_TAR_SPLIT: &str = "io.github.containers.zstd-chunked.tarsplit-position";
+/// Layer annotation of ours: digest of the TOC document, where the reference's key cannot stand.
+/// containers/storage refuses a layer that has that key beside those of zstd:chunked.
+pub const ANNOTATION_OWN_TOC_DIGEST: &str = "containerd.io/snapshot/bolide/toc.digest";
 /// Size of a chunk unless asked otherwise, in bytes.
 pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
 

@@ -1,75 +1,38 @@
-//! Puts prioritized files first.
-use std::{
-    collections::{HashMap, HashSet},
-    io::{Read, SeekFrom, Write},
-};
+//! Which entries come first, and where each lies in a spooled tar.
+use std::collections::{HashMap, HashSet};
 
 use bolide_core::{Error, ErrorKind, Result};
 
-use super::{
-    BuildOptions, BuildReport, Spool, entry,
-    tar_reader::{self, TarEntry},
-    writer::LayerWriter,
-};
-use crate::format;
+use super::entry::clean;
 
-struct Placed {
-    entry: TarEntry,
-    payload: u64,
+/// An entry of a tar that is put in another order.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    /// Its path from the root.
+    pub(super) path: Vec<u8>,
+    /// The path from the root of what it is another name of.
+    pub(super) target: Option<Vec<u8>>,
+    /// Where its headers begin in the spool, in bytes.
+    pub(super) at: u64,
+    /// Which state of the global headers it was read with.
+    pub(super) globals: usize,
 }
 
-/// Writes the prioritized entries, the landmark, and the rest in its own order.
-pub(super) fn write_prioritized(
-    spool: &mut dyn Spool,
-    output: &mut dyn Write,
-    options: &BuildOptions,
-) -> Result<BuildReport> {
-    let entries = scan(spool)?;
-    let first = choose(&entries, options)?;
-    let mut writer = LayerWriter::new(output, options);
-    for at in &first {
-        write(&mut writer, spool, &entries, *at)?;
-    }
-    let landmark =
-        if first.is_empty() { format::NO_PREFETCH_LANDMARK } else { format::PREFETCH_LANDMARK };
-    writer.landmark(landmark)?;
-    let done: HashSet<usize> = first.into_iter().collect();
-    for at in (0..entries.len()).filter(|at| !done.contains(at)) {
-        write(&mut writer, spool, &entries, at)?;
-    }
-    writer.finish()
-}
-
-/// Reads every header; of two entries with one path the later stays.
-fn scan(mut spool: &mut dyn Spool) -> Result<Vec<Placed>> {
-    let mut entries: Vec<Placed> = Vec::new();
-    while let Some(entry) = tar_reader::next_entry(&mut spool)? {
-        let payload = spool.stream_position().map_err(failed)?;
-        let next = payload + entry.size + tar_reader::padding(entry.size);
-        spool.seek(SeekFrom::Start(next)).map_err(failed)?;
-        if !entry::is_reserved(&entry.name) {
-            entries.push(Placed { entry, payload });
-        }
-    }
-    let mut last = HashMap::new();
-    for (at, placed) in entries.iter().enumerate() {
-        last.insert(clean(&placed.entry.name), at);
-    }
-    let mut at = 0;
-    entries.retain(|placed| {
-        at += 1;
-        last.get(&clean(&placed.entry.name)) == Some(&(at - 1))
-    });
-    Ok(entries)
-}
-
-fn choose(entries: &[Placed], options: &BuildOptions) -> Result<Vec<usize>> {
-    let named = entries.iter().enumerate().map(|(at, placed)| (clean(&placed.entry.name), at));
-    let mut choice =
-        Choice { entries, by_path: named.collect(), order: Vec::new(), chosen: HashSet::new() };
-    for path in &options.prioritized {
+/// Numbers of the entries in the order to write them, and how many of them are prioritized.
+///
+/// `NotFound` when a prioritized path is missing and that is not allowed.
+pub(super) fn order(
+    entries: &[Placed],
+    prioritized: &[String],
+    allow_missing: bool,
+) -> Result<(Vec<usize>, usize)> {
+    // Of two entries with one path the later stays.
+    let by_path: HashMap<&[u8], usize> =
+        entries.iter().enumerate().map(|(at, entry)| (&entry.path[..], at)).collect();
+    let mut choice = Choice { entries, by_path, order: Vec::new(), chosen: HashSet::new() };
+    for path in prioritized {
         let wanted = clean(path.as_bytes());
-        if !choice.by_path.contains_key(&wanted) && !options.allow_missing {
+        if !choice.by_path.contains_key(&wanted[..]) && !allow_missing {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 "estargz::prioritize",
@@ -79,12 +42,16 @@ fn choose(entries: &[Placed], options: &BuildOptions) -> Result<Vec<usize>> {
         }
         choice.take(&wanted);
     }
-    Ok(choice.order)
+    let Choice { by_path, mut order, chosen, .. } = choice;
+    let first = order.len();
+    let stays = |at: &usize| by_path.get(&entries[*at].path[..]) == Some(at);
+    order.extend((0..entries.len()).filter(|at| !chosen.contains(at)).filter(stays));
+    Ok((order, first))
 }
 
 struct Choice<'a> {
     entries: &'a [Placed],
-    by_path: HashMap<Vec<u8>, usize>,
+    by_path: HashMap<&'a [u8], usize>,
     order: Vec<usize>,
     chosen: HashSet<usize>,
 }
@@ -96,7 +63,7 @@ impl Choice<'_> {
     fn take(&mut self, path: &[u8]) {
         let mut todo = vec![(path.to_vec(), false)];
         while let Some((path, needs_taken)) = todo.pop() {
-            let Some(at) = self.by_path.get(&path).copied() else { continue };
+            let Some(at) = self.by_path.get(&path[..]).copied() else { continue };
             if needs_taken {
                 self.order.push(at);
                 continue;
@@ -104,41 +71,14 @@ impl Choice<'_> {
             if !self.chosen.insert(at) {
                 continue;
             }
-            let entry = &self.entries[at].entry;
-            let target = (entry.kind == b'1').then(|| clean(&entry.link));
+            // The root, if it has an entry, is a directory that everything lies in.
+            let root = (!path.is_empty()).then(Vec::new);
             let parents = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-            let mut needs: Vec<_> = parents.map(|(end, _)| path[..end].to_vec()).collect();
-            needs.extend(target);
+            let mut needs: Vec<_> = root.into_iter().collect();
+            needs.extend(parents.map(|(end, _)| path[..end].to_vec()));
+            needs.extend(self.entries[at].target.clone());
             todo.push((path, true));
             todo.extend(needs.into_iter().rev().map(|path| (path, false)));
         }
     }
-}
-
-fn write(
-    writer: &mut LayerWriter<'_>,
-    mut spool: &mut dyn Spool,
-    entries: &[Placed],
-    at: usize,
-) -> Result<()> {
-    let placed = &entries[at];
-    spool.seek(SeekFrom::Start(placed.payload)).map_err(failed)?;
-    writer.entry(&placed.entry, &mut spool as &mut dyn Read)
-}
-
-/// `clean("/" + path)` without the leading slash.
-fn clean(path: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
-}
-
-fn failed(error: std::io::Error) -> Error {
-    Error::io("estargz::prioritize", error)
 }

@@ -1,13 +1,20 @@
 //! Reads a tar entry by entry, keeping the header blocks as they are.
 use std::io::Read;
 
-use bolide_core::{Error, ErrorKind, Result};
+use bolide_core::{Error, ErrorKind, Result, Timestamp};
 
+use super::{
+    pax::{self, Records},
+    sparse::{self, Sparse},
+};
 use crate::format;
 
 /// Longest extension header (PAX records, long names), in bytes.
 const MAX_EXTENSION: u64 = 8 << 20;
-const BLOCK: usize = 512;
+/// Size of the blocks that a tar is made of, in bytes.
+pub(super) const BLOCK: usize = 512;
+/// Access and status change time in a header of old GNU tar, 12 bytes each.
+const GNU_TIMES: [usize; 2] = [345, 357];
 
 /// One entry: what its headers say, and the blocks that say it.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +27,7 @@ pub struct TarEntry {
     pub link: Vec<u8>,
     /// Its type, as tars write it: `b'0'` for a file, `b'5'` for a directory.
     pub kind: u8,
-    /// Size of its payload, in bytes.
+    /// Size of its content, in bytes.
     pub size: u64,
     /// Permission bits.
     pub mode: u32,
@@ -28,16 +35,37 @@ pub struct TarEntry {
     pub uid: u64,
     /// Group.
     pub gid: u64,
-    /// Time of modification, in seconds since 1970.
+    /// Time of modification, in seconds since 1970, rounded.
     pub mtime: i64,
-    pub(crate) user: String,
-    pub(crate) group: String,
     /// Major number of a device.
     pub dev_major: u32,
     /// Minor number of a device.
     pub dev_minor: u32,
     /// Extended attributes: names and values.
     pub xattrs: Vec<(String, Vec<u8>)>,
+    pub(crate) user: Vec<u8>,
+    pub(crate) group: Vec<u8>,
+    /// Time of modification as it stood.
+    pub(crate) exact_mtime: Timestamp,
+    pub(crate) atime: Option<Timestamp>,
+    pub(crate) ctime: Option<Timestamp>,
+    /// Which parts of the content the tar holds, when not all.
+    pub(crate) sparse: Option<Sparse>,
+    /// PAX records that speak of it, of global headers too.
+    pub(crate) records: Records,
+    /// Whether some of them are of global headers.
+    pub(crate) has_globals: bool,
+}
+
+/// What comes next in a tar.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A global PAX header, as it stood. The entries after it say what it means for them.
+    Global(Vec<u8>),
+    /// The headers of an entry; its content and padding come next.
+    Entry(TarEntry),
+    /// The end mark, or as much of it as was read; the rest of the input comes next.
+    End(Vec<u8>),
 }
 
 /// Records of PAX headers and GNU long names that wait for the entry they speak of.
@@ -49,26 +77,110 @@ struct Pending {
     pax: Vec<(String, Vec<u8>)>,
 }
 
-/// Reads the next entry; `None` at the end of the archive. Payload and padding are the caller's.
-pub(crate) fn next_entry(tar: &mut dyn Read) -> Result<Option<TarEntry>> {
-    let mut pending = Pending::default();
-    loop {
-        let Some(block) = read_block(tar)? else {
-            return if pending.raw.is_empty() {
-                Ok(None)
-            } else {
-                Err(refuse("the tar ends after an extension header"))
+/// Reads headers one after another; it remembers the records of global ones.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TarReader {
+    globals: Records,
+}
+
+impl TarReader {
+    /// Reads what comes next. Content and padding of an entry are the caller's to read.
+    pub(crate) fn next(&mut self, tar: &mut dyn Read) -> Result<Item> {
+        let mut pending = Pending::default();
+        loop {
+            let block = match read_block(tar)? {
+                Some(block) if block.iter().any(|byte| *byte != 0) => block,
+                end if pending.raw.is_empty() => {
+                    return Ok(Item::End(end.map(Vec::from).unwrap_or_default()));
+                }
+                _ => return Err(refuse("the tar ends after an extension header")),
             };
-        };
-        let header = tar::Header::from_byte_slice(&block);
-        check_sum(header, &block)?;
-        let kind = header.entry_type().as_byte();
-        match kind {
-            b'x' | b'L' | b'K' => extend(&mut pending, kind, header, &block, tar)?,
-            // Global headers speak of all entries; what they say of ours is comments in practice.
-            b'g' => skip_global(header, tar)?,
-            b'S' | b'M' | b'V' => return Err(unsupported(kind)),
-            _ => return describe(header, &block, pending).map(Some),
+            let header = tar::Header::from_byte_slice(&block);
+            check_sum(header, &block)?;
+            match header.entry_type().as_byte() {
+                b'g' => {
+                    let content = read_extension(header, tar)?;
+                    self.remember(&content)?;
+                    pending.raw.extend_from_slice(&block);
+                    pending.raw.extend_from_slice(&content.padded);
+                    // Between an extension header and its entry it has no place of its own.
+                    if pending.raw.len() == BLOCK + content.padded.len() {
+                        return Ok(Item::Global(pending.raw));
+                    }
+                }
+                b'x' | b'L' | b'K' => extend(&mut pending, header, &block, tar)?,
+                kind @ (b'M' | b'V') => return Err(unsupported(kind)),
+                _ => return self.entry(&block, pending, tar).map(Item::Entry),
+            }
+        }
+    }
+
+    /// Records of a global header take the place of earlier ones; an empty value takes one away.
+    fn remember(&mut self, content: &Extension) -> Result<()> {
+        let mut records = Vec::new();
+        pax::read(content.payload(), &mut records)?;
+        for (key, value) in records {
+            if value.is_empty() {
+                self.globals.remove(&key);
+            } else {
+                self.globals.insert(key, value);
+            }
+        }
+        let size: usize = self.globals.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if size as u64 > MAX_EXTENSION {
+            return Err(refuse("the global headers of a tar may say 8 MiB"));
+        }
+        Ok(())
+    }
+
+    fn entry(&self, block: &[u8; BLOCK], pending: Pending, tar: &mut dyn Read) -> Result<TarEntry> {
+        let own = pending.pax;
+        let mut records = self.globals.clone();
+        records.extend(own.iter().cloned());
+        let mut entry = read_header(block)?;
+        entry.raw = pending.raw;
+        entry.raw.extend_from_slice(block);
+        entry.name = pending.name.unwrap_or(entry.name);
+        entry.link = pending.link.unwrap_or(entry.link);
+        pax::apply(&mut entry, &records)?;
+        if entry.kind == b'S' {
+            sparse::read_old(block, &mut entry, tar)?;
+        } else {
+            sparse::read_pax(&own, &mut entry, tar)?;
+        }
+        entry.records = records;
+        entry.has_globals = !self.globals.is_empty();
+        if entry.kind == 0 {
+            // Tars older than POSIX have no type for directories.
+            entry.kind = if entry.name.ends_with(b"/") && entry.size == 0 { b'5' } else { b'0' };
+        }
+        if !matches!(entry.kind, b'0' | b'7') {
+            // Links, devices and directories have no content, whatever their size field says.
+            entry.size = 0;
+        }
+        if entry.size > format::MAX_FILE_SIZE {
+            return Err(refuse("a file may have 2^62 bytes").with_context("size", entry.size));
+        }
+        Ok(entry)
+    }
+}
+
+/// Reads the next entry; `None` at the end of the archive. Payload and padding are the caller's.
+///
+/// For tars without sparse files; each call knows nothing of the global headers before it.
+pub(crate) fn next_entry(mut tar: &mut dyn Read) -> Result<Option<TarEntry>> {
+    let mut reader = TarReader::default();
+    loop {
+        match reader.next(&mut tar)? {
+            Item::Global(_) => {}
+            Item::Entry(entry) if entry.sparse.is_some() => return Err(unsupported(b'S')),
+            Item::Entry(entry) => return Ok(Some(entry)),
+            Item::End(_) => {
+                // What follows the end mark is padding; reading it lets the decompressor check its
+                // sum.
+                std::io::copy(&mut tar, &mut std::io::sink()).map_err(broken)?;
+                return Ok(None);
+            }
         }
     }
 }
@@ -78,7 +190,7 @@ pub(crate) fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK as u64) - size
 }
 
-/// A header block; `None` at the two zero blocks or the end of the input.
+/// A block; `None` at the end of the input.
 fn read_block(tar: &mut dyn Read) -> Result<Option<[u8; BLOCK]>> {
     let mut block = [0; BLOCK];
     let mut filled = 0;
@@ -90,11 +202,6 @@ fn read_block(tar: &mut dyn Read) -> Result<Option<[u8; BLOCK]>> {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(broken(error)),
         }
-    }
-    if block.iter().all(|byte| *byte == 0) {
-        // What follows the end mark is padding; reading it lets the decompressor check its sum.
-        std::io::copy(tar, &mut std::io::sink()).map_err(broken)?;
-        return Ok(None);
     }
     Ok(Some(block))
 }
@@ -108,16 +215,28 @@ fn check_sum(header: &tar::Header, block: &[u8; BLOCK]) -> Result<()> {
     }
 }
 
-fn read_extension(header: &tar::Header, tar: &mut dyn Read) -> Result<Vec<u8>> {
+/// The content of an extension header, filled up to whole blocks.
+struct Extension {
+    padded: Vec<u8>,
+    size: usize,
+}
+
+impl Extension {
+    fn payload(&self) -> &[u8] {
+        &self.padded[..self.size]
+    }
+}
+
+fn read_extension(header: &tar::Header, tar: &mut dyn Read) -> Result<Extension> {
     let size = header.entry_size().map_err(broken)?;
     if size > MAX_EXTENSION {
         return Err(refuse("an extension header of a tar may have 8 MiB"));
     }
-    let padded = size + padding(size);
-    let mut content = Vec::new();
-    tar.take(padded).read_to_end(&mut content).map_err(broken)?;
-    if content.len() as u64 == padded {
-        Ok(content)
+    let wanted = size + padding(size);
+    let mut padded = Vec::new();
+    tar.take(wanted).read_to_end(&mut padded).map_err(broken)?;
+    if padded.len() as u64 == wanted {
+        Ok(Extension { padded, size: usize::try_from(size).unwrap_or(0) })
     } else {
         Err(refuse("the tar is cut short inside an extension header"))
     }
@@ -125,124 +244,59 @@ fn read_extension(header: &tar::Header, tar: &mut dyn Read) -> Result<Vec<u8>> {
 
 fn extend(
     pending: &mut Pending,
-    kind: u8,
     header: &tar::Header,
     block: &[u8],
     tar: &mut dyn Read,
 ) -> Result<()> {
     let content = read_extension(header, tar)?;
     pending.raw.extend_from_slice(block);
-    pending.raw.extend_from_slice(&content);
+    pending.raw.extend_from_slice(&content.padded);
     if pending.raw.len() as u64 > 2 * MAX_EXTENSION {
         return Err(refuse("the extension headers of one entry may have 16 MiB"));
     }
-    // The size was checked against the content's length.
-    let size = usize::try_from(header.entry_size().map_err(broken)?).unwrap_or(0);
-    let payload = &content[..size];
-    let text = payload.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
-    match kind {
-        b'L' => pending.name = Some(text),
-        b'K' => pending.link = Some(text),
-        _ => {
-            let mut rest = payload;
-            while !rest.is_empty() {
-                let (key, value);
-                (key, value, rest) = pax_record(rest)?;
-                pending.pax.push((key.to_owned(), value.to_vec()));
-            }
-        }
+    let text = || content.payload().split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
+    match header.entry_type().as_byte() {
+        b'L' => pending.name = Some(text()),
+        b'K' => pending.link = Some(text()),
+        _ => pax::read(content.payload(), &mut pending.pax)?,
     }
     Ok(())
 }
 
-/// Splits `length key=value\n` off: key, value, rest. The length counts the whole record, so that a
-/// value may hold any byte; `tar::PaxExtensions` splits at line ends and loses binary xattrs.
-fn pax_record(records: &[u8]) -> Result<(&str, &[u8], &[u8])> {
-    let malformed = || refuse("a PAX record must be \"length key=value\" and a line end");
-    let space = records.iter().position(|byte| *byte == b' ').ok_or_else(malformed)?;
-    let len: usize = str::from_utf8(&records[..space])
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(malformed)?;
-    let (record, rest) = records.split_at_checked(len).ok_or_else(malformed)?;
-    let body =
-        record.get(space + 1..).and_then(|body| body.strip_suffix(b"\n")).ok_or_else(malformed)?;
-    let equals = body.iter().position(|byte| *byte == b'=').ok_or_else(malformed)?;
-    let key = str::from_utf8(&body[..equals]).map_err(|_| refuse("a PAX key must be UTF-8"))?;
-    Ok((key, &body[equals + 1..], rest))
-}
-
-fn skip_global(header: &tar::Header, tar: &mut dyn Read) -> Result<()> {
-    read_extension(header, tar).map(drop)
-}
-
-fn describe(header: &tar::Header, block: &[u8], mut pending: Pending) -> Result<TarEntry> {
-    pending.raw.extend_from_slice(block);
-    let text =
-        |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-    let mut entry = TarEntry {
-        name: pending.name.unwrap_or_else(|| header.path_bytes().into_owned()),
-        link: pending
-            .link
-            .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
+/// What the block itself says.
+fn read_header(block: &[u8; BLOCK]) -> Result<TarEntry> {
+    let header = tar::Header::from_byte_slice(block);
+    let old = header.as_old();
+    // A negative time is stored in two's complement.
+    let mtime = number(&old.mtime, header.mtime())?.cast_signed();
+    let gnu_time = |at: usize| -> Result<Option<Timestamp>> {
+        let field = &block[at..at + 12];
+        if header.as_gnu().is_none() || field[0] == 0 {
+            return Ok(None);
+        }
+        let mut scratch = tar::Header::new_gnu();
+        scratch.as_old_mut().mtime.copy_from_slice(field);
+        let seconds = number(field, scratch.mtime())?.cast_signed();
+        Ok(Some(Timestamp { seconds, nanos: 0 }))
+    };
+    Ok(TarEntry {
+        name: header.path_bytes().into_owned(),
+        link: header.link_name_bytes().unwrap_or_default().into_owned(),
         kind: header.entry_type().as_byte(),
         size: header.entry_size().map_err(broken)?,
-        mode: number(&header.as_old().mode, header.mode())?,
-        uid: number(&header.as_old().uid, header.uid())?,
-        gid: number(&header.as_old().gid, header.gid())?,
-        // A negative time is stored in two's complement.
-        mtime: number(&header.as_old().mtime, header.mtime())?.cast_signed(),
-        user: text(header.username_bytes()),
-        group: text(header.groupname_bytes()),
+        mode: number(&old.mode, header.mode())?,
+        uid: number(&old.uid, header.uid())?,
+        gid: number(&old.gid, header.gid())?,
+        mtime,
+        exact_mtime: Timestamp { seconds: mtime, nanos: 0 },
+        atime: gnu_time(GNU_TIMES[0])?,
+        ctime: gnu_time(GNU_TIMES[1])?,
+        user: header.username_bytes().unwrap_or_default().to_vec(),
+        group: header.groupname_bytes().unwrap_or_default().to_vec(),
         dev_major: header.device_major().unwrap_or_default().unwrap_or_default(),
         dev_minor: header.device_minor().unwrap_or_default().unwrap_or_default(),
-        raw: pending.raw,
-        xattrs: Vec::new(),
-    };
-    for (key, value) in pending.pax {
-        apply(&mut entry, &key, value)?;
-    }
-    if !matches!(entry.kind, b'0' | 0 | b'7') {
-        // Links, devices and directories have no payload, whatever their size field says.
-        entry.size = 0;
-    }
-    if entry.size > format::MAX_FILE_SIZE {
-        return Err(refuse("a file may have 2^62 bytes").with_context("size", entry.size));
-    }
-    Ok(entry)
-}
-
-/// One PAX record (POSIX.1-2001 pax, "Extended Header"); keys that no layer needs are kept in the
-/// header blocks and otherwise passed over.
-fn apply(entry: &mut TarEntry, key: &str, value: Vec<u8>) -> Result<()> {
-    let text = || str::from_utf8(&value).map_err(|_| refuse("a PAX number must be text"));
-    let number =
-        || -> Result<u64> { text()?.parse().map_err(|_| refuse("a PAX number must be decimal")) };
-    match key {
-        "path" => entry.name = value,
-        "linkpath" => entry.link = value,
-        "size" => entry.size = number()?,
-        "uid" => entry.uid = number()?,
-        "gid" => entry.gid = number()?,
-        "uname" => entry.user = String::from_utf8_lossy(&value).into_owned(),
-        "gname" => entry.group = String::from_utf8_lossy(&value).into_owned(),
-        "mtime" => entry.mtime = seconds(text()?)?,
-        key if key.starts_with("GNU.sparse.") => return Err(unsupported(b'S')),
-        key => {
-            if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
-                entry.xattrs.push((name.to_owned(), value));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Rounds `[-]seconds[.fraction]` to whole seconds, as the reference does.
-fn seconds(text: &str) -> Result<i64> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let parsed: i64 = whole.parse().map_err(|_| refuse("a PAX time must be decimal"))?;
-    let up = fraction.as_bytes().first().is_some_and(|digit| *digit >= b'5');
-    Ok(if up { parsed + if text.starts_with('-') { -1 } else { 1 } } else { parsed })
+        ..TarEntry::default()
+    })
 }
 
 /// A field that is blank says 0: some tools leave out what they do not know.
@@ -255,19 +309,23 @@ fn unsupported(kind: u8) -> Error {
     Error::new(
         ErrorKind::Unsupported,
         "tar::next_entry",
-        "sparse files, multi-volume parts and volume labels are not converted; repack the layer",
+        "multi-volume parts, volume labels and sparse files are not read here; repack the layer",
     )
     .with_context("type", char::from(kind))
 }
 
-fn broken(error: std::io::Error) -> Error {
+pub(super) fn broken(error: std::io::Error) -> Error {
     refuse("the layer must be a whole tar, alone or compressed by gzip or zstd").with_source(error)
 }
 
-pub(super) fn cut_short() -> Error {
-    refuse("the tar is cut short inside a file")
+/// Reading content failed.
+pub(super) fn cut_short(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => refuse("the tar is cut short inside a file"),
+        _ => broken(error),
+    }
 }
 
-fn refuse(rule: &'static str) -> Error {
+pub(super) fn refuse(rule: &'static str) -> Error {
     Error::new(ErrorKind::Malformed, "tar::next_entry", rule)
 }
