@@ -68,6 +68,13 @@ pub struct TocEntry {
     /// Digest of this chunk.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub chunk_digest: String,
+    /// The bytes of the path in base64, when they are not UTF-8: `name` then shows U+FFFD for what
+    /// is not. A field of ours, which other readers pass over.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name_bytes: String,
+    /// The bytes of a link's target in base64, when they are not UTF-8.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub link_name_bytes: String,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
