@@ -12,6 +12,17 @@ pub const LANDMARK_BYTE: u8 = 0x0f;
 pub const ANNOTATION_TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 /// Layer annotation: size of the uncompressed layer, decimal.
 pub const ANNOTATION_UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
+/// Layer annotation of containers/storage: digest of the TOC as it lies in the blob, compressed.
+pub const ANNOTATION_MANIFEST_CHECKSUM: &str =
+    "io.github.containers.zstd-chunked.manifest-checksum";
+/// What [`ANNOTATION_MANIFEST_CHECKSUM`] was called before, and is by the reference.
+pub const ANNOTATION_OLD_MANIFEST_CHECKSUM: &str = "io.containers.zstd-chunked.manifest-checksum";
+/// Annotation in an image of TOCs: digest of the layer that one of them describes.
+pub const ANNOTATION_LAYER_DIGEST: &str = "containerd.io/snapshot/stargz/layer.digest";
+/// What is appended to an image's tag to name the image of its TOCs.
+pub const TOC_IMAGE_SUFFIX: &str = "-esgztoc";
+/// `chunkType` of a hole.
+pub const CHUNK_TYPE_ZEROS: &str = "zeros";
 /// Size of a chunk unless asked otherwise, in bytes.
 pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
 
