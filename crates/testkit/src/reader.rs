@@ -30,7 +30,8 @@ impl FileReader for BlobReader {
             let end = range.end.min(span.file_offset + span.key.len);
             // Members of a layer in memory are chunks as they are.
             let member = span.member.start();
-            wanted.push((start, member + start - span.file_offset..member + end - span.file_offset));
+            wanted
+                .push((start, member + start - span.file_offset..member + end - span.file_offset));
             ControlFlow::Continue(())
         })?;
         // What no chunk covers is a hole.

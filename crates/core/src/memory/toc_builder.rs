@@ -243,8 +243,8 @@ impl MemoryLayerBuilder {
     fn add_content(&mut self, file: NodeId, start: u64, content: &[u8]) -> Result<()> {
         for (number, piece) in content.chunks(self.chunk_size).enumerate() {
             let file_offset = start + (number * self.chunk_size) as u64;
-            let index = u32::try_from(self.chunks.len())
-                .map_err(|_| refuse("too many chunks", file.0))?;
+            let index =
+                u32::try_from(self.chunks.len()).map_err(|_| refuse("too many chunks", file.0))?;
             self.chunks.push(ChunkSpan {
                 index: ChunkIndex(index),
                 file,

@@ -302,9 +302,8 @@ fn gather(
     spans: &[ChunkSpan],
     range: &Range<u64>,
 ) -> Result<Option<Bytes>> {
-    let too_long = || {
-        Error::new(ErrorKind::OutOfRange, "pipeline::gather", "a read must fit in memory")
-    };
+    let too_long =
+        || Error::new(ErrorKind::OutOfRange, "pipeline::gather", "a read must fit in memory");
     let at = |offset: u64| usize::try_from(offset - range.start).map_err(|_| too_long());
     let mut buf = vec![0; at(range.end)?];
     for span in spans {
