@@ -25,18 +25,18 @@ impl TocTrust {
     /// The digest of the document is preferred: it names the same tree however that is compressed.
     /// `Malformed`, naming the annotation, when its value is no digest.
     pub fn of_annotations(annotations: &BTreeMap<String, String>) -> Result<Option<Self>> {
-        let grounds: [(&str, fn(Digest) -> Self); 3] = [
-            (format::ANNOTATION_TOC_DIGEST, Self::Digest),
-            (format::ANNOTATION_MANIFEST_CHECKSUM, Self::Compressed),
-            (format::ANNOTATION_OLD_MANIFEST_CHECKSUM, Self::Compressed),
-        ];
-        let found = grounds.iter().find_map(|(key, ground)| {
-            annotations.get(*key).map(|text| {
-                let parsed = text.parse().map(ground);
-                parsed.map_err(|error: Error| error.with_context("annotation", key))
-            })
-        });
-        found.transpose()
+        let said = |key: &'static str| {
+            let parsed = annotations.get(key).map(|text| text.parse());
+            parsed.transpose().map_err(|error: Error| error.with_context("annotation", key))
+        };
+        if let Some(digest) = said(format::ANNOTATION_TOC_DIGEST)? {
+            return Ok(Some(Self::Digest(digest)));
+        }
+        let checksum = match said(format::ANNOTATION_MANIFEST_CHECKSUM)? {
+            Some(digest) => Some(digest),
+            None => said(format::ANNOTATION_OLD_MANIFEST_CHECKSUM)?,
+        };
+        Ok(checksum.map(Self::Compressed))
     }
 
     /// `Corrupt` when the digest of what is to be believed is not the one that vouches.
