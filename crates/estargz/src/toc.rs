@@ -71,7 +71,8 @@ pub struct TocEntry {
     /// What a chunk is in TOCs of containers/storage: nothing for content, `zeros` for a hole.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub chunk_type: String,
-    /// Where the last member of a file ends in the blob, in bytes; in TOCs of containers/storage.
+    /// Where the last frame of a file ends in the blob, in bytes; in TOCs of containers/storage. What
+    /// lies between it and the next member are headers of the tar, as behind members of eStargz.
     #[serde(skip_serializing_if = "is_zero")]
     pub end_offset: i64,
     /// The bytes of the path in base64, when they are not UTF-8: `name` then shows U+FFFD for what

@@ -12,9 +12,7 @@ use bytes::Bytes;
 use super::{
     Dirent, EstargzIndex, Node, Xattrs,
     chunks::{self, RawFile},
-    fields::{
-        clean, end_of, kind_of, link_of, mtime, name_of, owner, raw_chunk, refuse, unsigned, xattrs,
-    },
+    fields::{clean, kind_of, link_of, mtime, name_of, owner, raw_chunk, refuse, unsigned, xattrs},
     names::{Name, Names},
 };
 use crate::{
@@ -57,7 +55,7 @@ struct Builder {
     hard_links: HashMap<u32, Vec<u8>>,
     links: HashMap<u32, Bytes>,
     xattrs: HashMap<u32, Xattrs>,
-    /// Where members start, and where they are said to end.
+    /// Where members start.
     members: BTreeSet<u64>,
     payload_end: u64,
     mark: PrefetchMark,
@@ -75,7 +73,7 @@ impl Builder {
         if count > format::MAX_ENTRIES {
             return Err(refuse("a TOC may have 2,000,000 entries"));
         }
-        if entry.offset > 0 {
+        if entry.offset > 0 && !is_short_hole(entry) {
             self.members.insert(unsigned(entry.offset, "offset")?);
         }
         if entry.kind == "chunk" {
@@ -211,7 +209,6 @@ impl Builder {
         if size == 0 {
             return Ok(());
         }
-        self.members.extend(end_of(entry, self.payload_end)?);
         self.files.insert(id, RawFile { node: id, size, chunks: vec![raw_chunk(entry)?] });
         self.last_file = Some(id);
         Ok(())
@@ -383,6 +380,14 @@ impl Tree {
     fn at(&mut self, node: u32) -> Result<&mut Node> {
         self.nodes.get_mut(NodeId(node).0 as usize).ok_or_else(|| refuse("a node without a number"))
     }
+}
+
+/// Whether an entry is a hole whose zeros, compressed, are a few bytes in the blob. They ride along
+/// with the member before them, so that a blob whose chunks were all fetched was fetched as a whole.
+fn is_short_hole(entry: &TocEntry) -> bool {
+    // A block of zstd gives 128 KiB for four bytes.
+    const SHORT: i64 = 16 << 20;
+    entry.chunk_type == format::CHUNK_TYPE_ZEROS && (1..SHORT).contains(&entry.chunk_size)
 }
 
 fn index(count: usize) -> Result<u32> {

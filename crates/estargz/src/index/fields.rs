@@ -112,22 +112,6 @@ fn content(entry: &TocEntry) -> Result<Content> {
         .ok_or_else(|| refuse("a payload must have a chunkDigest or digest of sha256"))
 }
 
-/// Where a file's last member ends, when that is said.
-pub(super) fn end_of(entry: &TocEntry, payload_end: u64) -> Result<Option<u64>> {
-    let (start, end) =
-        (unsigned(entry.offset, "offset")?, unsigned(entry.end_offset, "endOffset")?);
-    if end == 0 {
-        return Ok(None);
-    }
-    if end <= start || end > payload_end {
-        return Err(refuse("a file must end after it starts, and before the TOC")
-            .with_context("offset", start)
-            .with_context("end_offset", end)
-            .with_context("toc_offset", payload_end));
-    }
-    Ok(Some(end))
-}
-
 pub(super) fn xattrs(entry: &TocEntry) -> Result<Xattrs> {
     let decode = |(name, value): (&String, &String)| {
         let value =
