@@ -209,3 +209,27 @@ async fn an_external_toc_that_is_not_there_is_a_reason() {
     mount(0).await.expect("mounts");
     node.end().await;
 }
+
+#[tokio::test]
+async fn a_layer_of_any_format_is_checked_once_it_is_whole() {
+    let checksum = |number: usize| TocTrust::Compressed(digest(PODMAN[number].1));
+    let external = || {
+        let bench = external();
+        bench.shelf.manifests.lock().insert(ManifestName::TocImage, toc_image(&EXTERNAL));
+        bench
+    };
+    let zstd = TocTrust::Digest(digest(ZSTD_CHUNKED_TOC));
+    for bench in [
+        bench([(PODMAN[0].0, Some(checksum(0))), (PODMAN[1].0, Some(checksum(1)))], &[]),
+        bench([(ZSTD_CHUNKED, Some(zstd)), (PODMAN[1].0, Some(checksum(1)))], &[]),
+        external(),
+    ] {
+        let node = bench.run_whole().await;
+        let request = &bench.requests[0];
+        node.layers.mount("1", request, &bench.target("1")).await.expect("mounts");
+        let report = node.report_when(|report| report.whole.is_some()).await;
+        assert_eq!((report.whole, report.error), (Some(true), None), "{}", request.layer_digest);
+        assert_eq!(report.present_bytes, report.total_bytes);
+        node.end().await;
+    }
+}
