@@ -77,6 +77,9 @@ fn describe(layer: &LayerReport) -> String {
     let kind = match layer.format {
         Format::Estargz => "eStargz",
         Format::LegacyStargz => "stargz",
+        Format::EstargzExternalToc => "eStargz, its TOC in another image",
+        Format::ZstdChunked => "zstd:chunked",
+        Format::ZstdChunkedPodman => "zstd:chunked of Podman",
         Format::Plain => "plain: not lazy",
     };
     let mut text = format!("{}  {}  {kind}", layer.digest, HumanBytes(layer.size));
@@ -88,6 +91,8 @@ fn describe(layer: &LayerReport) -> String {
             Annotation::Missing => "not annotated, so nothing can be verified",
         };
         let _ = write!(text, "\n  toc {toc}  {verdict}");
+    } else if layer.format == Format::EstargzExternalToc {
+        text.push_str("\n  toc not found: not lazy without the image of TOCs beside this one");
     }
     if let Some(contents) = layer.contents {
         let prefetch = match contents.prefetch {

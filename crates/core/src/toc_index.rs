@@ -137,10 +137,14 @@ pub enum PrefetchMark {
 ///   ends the walk early.
 /// * **Raw names.** Whiteouts appear under their own names (`.wh.x`); mounters translate them.
 ///   Names that belong to the format (landmarks, the TOC) do not appear at all.
-/// * **Tiled.** The chunks of a file cover it from 0 to its size without gap or overlap.
-/// * **Laid out.** Chunks are numbered from 0 in the order of `image_offset`; each file's first
-///   chunk lies at a multiple of 4096 and the others follow it without gap, so that a file is one
-///   extent of the layer image.
+/// * **Tiled, but for holes.** The chunks of a file lie in it in order and without overlap. Bytes of
+///   the file that no chunk covers are a hole: the verified TOC itself says that each of them is
+///   zero. A hole has no number, no place in the blob and nothing to fetch, so one of terabytes costs
+///   nothing; readers make its zeros up. An index makes a hole only of what its TOC calls one, never
+///   of a chunk that is missing.
+/// * **Laid out.** Chunks are numbered from 0 in the order of `image_offset`. A file is one extent
+///   of the layer image, from a multiple of 4096: each of its chunks lies as far from that as it lies
+///   from the file's start. Room for its holes is kept and never written, so it is zeros there too.
 /// * **Format-neutral.** There is no `is_estargz()`: differences between formats are data in
 ///   [`ChunkSpan`], not questions callers ask.
 pub trait TocIndex: fmt::Debug + Send + Sync + 'static {
@@ -195,6 +199,28 @@ pub trait TocIndex: fmt::Debug + Send + Sync + 'static {
         range: Range<u64>,
         visit: &mut dyn FnMut(ChunkSpan) -> ControlFlow<()>,
     ) -> Result<()>;
+
+    /// Visits the holes of a file inside `range`, in file order, none of them empty. The provided
+    /// method looks at what its chunks leave out.
+    fn for_each_hole(
+        &self,
+        file: NodeId,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(Range<u64>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let attr = self.attr(file)?;
+        let end = if attr.kind == NodeKind::File { range.end.min(attr.size) } else { 0 };
+        let (mut at, mut ended) = (range.start, false);
+        self.for_each_chunk(file, range.start..end, &mut |span| {
+            ended = at < span.file_offset && visit(at..span.file_offset).is_break();
+            at = span.file_offset + span.key.len;
+            if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if !ended && at < end {
+            let _ = visit(at..end);
+        }
+        Ok(())
+    }
 
     /// Visits the chunks whose member starts inside `range` of the blob, in blob order.
     fn for_each_chunk_in_blob(

@@ -25,6 +25,12 @@ pub const ANNOTATION_PODMAN_TAR_SPLIT: &str = "io.github.containers.zstd-chunked
 /// Layer annotation of ours: digest of the TOC document, where the reference's key cannot stand.
 /// containers/storage refuses a layer that has that key beside those of zstd:chunked.
 pub const ANNOTATION_OWN_TOC_DIGEST: &str = "containerd.io/snapshot/bolide/toc.digest";
+/// Annotation in an image of TOCs: digest of the layer that one of them describes.
+pub const ANNOTATION_LAYER_DIGEST: &str = "containerd.io/snapshot/stargz/layer.digest";
+/// What is appended to an image's tag to name the image of its TOCs.
+pub const TOC_IMAGE_SUFFIX: &str = "-esgztoc";
+/// `chunkType` of a hole.
+pub const CHUNK_TYPE_ZEROS: &str = "zeros";
 /// Size of a chunk unless asked otherwise, in bytes.
 pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
 

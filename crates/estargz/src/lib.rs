@@ -1,4 +1,5 @@
-//! The eStargz layer format: footer, TOC, verified index and writer.
+//! Layer formats that can be read file by file, eStargz above all: footer, TOC, verified index and
+//! writer.
 //!
 //! A blob is a row of gzip members that together are a gzip-compressed tar. Every non-empty file
 //! starts a member, so does every further chunk of a large one; the last members hold the table of
@@ -9,11 +10,14 @@
 //! ```
 //!
 //! Whoever knows nothing of this unpacks a tar.gz; whoever does reads footer and TOC, and then any
-//! file alone.
+//! file alone. In zstd:chunked members are zstd frames, and TOC and footer lie in frames that
+//! decompressors skip; an external TOC lies in an image of its own.
 #![forbid(unsafe_code)]
 
 mod build;
 mod check;
+mod document;
+mod facts;
 mod footer;
 pub mod format;
 mod index;
@@ -26,10 +30,9 @@ pub use build::{
     BlobFormat, BuildOptions, BuildReport, Spool, TarEntries, TarEntry, convert_layer,
 };
 pub use check::{BlobVerdict, check_blob};
+pub use facts::{BlobFacts, LayerFormat, OpenedLayer, TocTrust};
 pub use footer::{Footer, ZstdDocument, ZstdFooter};
 pub use index::EstargzIndex;
 pub use listing::ListedFile;
-pub use open::{
-    BlobFacts, LayerFormat, OpenedLayer, RawToc, TAIL_HINT, TocTrust, open_layer, read_toc,
-};
+pub use open::{FoundToc, RawToc, TAIL_HINT, find_toc, open_layer, read_external_toc, read_toc};
 pub use toc::TocEntry;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     OpenedLayer, TocEntry, format,
-    index::{clean, kind_of, mtime, owner, refuse, unsigned},
+    index::{clean, kind_of, link_of, mtime, name_of, owner, refuse, unsigned},
     toc,
 };
 
@@ -68,7 +68,7 @@ fn list_entry(entry: TocEntry) -> Result<Option<ListedFile>> {
     if entry.kind == "chunk" {
         return Ok(None);
     }
-    let name = join(&entry.name)?;
+    let name = join(&name_of(&entry)?)?;
     if format::is_reserved(&name) {
         return Ok(None);
     }
@@ -78,8 +78,8 @@ fn list_entry(entry: TocEntry) -> Result<Option<ListedFile>> {
         _ => None,
     };
     let link = match &*entry.kind {
-        "hardlink" => Some(join(&entry.link_name)?),
-        "symlink" => Some(entry.link_name.clone()),
+        "hardlink" => Some(join(&link_of(&entry)?)?),
+        "symlink" => Some(String::from_utf8_lossy(&link_of(&entry)?).into_owned()),
         _ => None,
     };
     Ok(Some(ListedFile {
@@ -98,9 +98,9 @@ fn list_entry(entry: TocEntry) -> Result<Option<ListedFile>> {
     }))
 }
 
-fn join(path: &str) -> Result<String> {
-    let parts: Vec<_> = clean(path.as_bytes())?;
-    // Cut at slashes, so it is as good a text as it was.
+fn join(path: &[u8]) -> Result<String> {
+    let parts: Vec<_> = clean(path)?;
+    // What is not text is shown as far as it can be.
     Ok(String::from_utf8_lossy(&parts.join(&b'/')).into_owned())
 }
 

@@ -1,64 +1,24 @@
 //! From an opened blob to an index: the one place of this crate that waits for bytes.
-use std::{io::Read as _, sync::Arc};
+use std::sync::Arc;
 
 use bolide_core::{ByteRange, Digest, Error, ErrorKind, OpenedBlob, ReadOptions, Result};
 use bytes::Bytes;
-use flate2::bufread::GzDecoder;
-use serde::{Deserialize, Serialize};
 
-use crate::{EstargzIndex, Footer, format};
+use crate::{
+    BlobFacts, EstargzIndex, Footer, LayerFormat, OpenedLayer, TocTrust,
+    document::{self, Wrapping},
+};
 
-/// How much of a blob's end to ask for: footer and TOC of 4,000 files and more, in 10 ms of a
-/// 100 Mbit/s line, half a round trip. A longer TOC costs one more request for exactly the rest.
+/// How much of a blob's end to ask for: footer and TOC of 4,000 files and more (and the tar-split
+/// between them, where there is one), in 10 ms of a 100 Mbit/s line, half a round trip. A longer TOC
+/// costs one more request for exactly the rest.
 pub const TAIL_HINT: u64 = 128 * 1024;
-
-/// On what ground a TOC is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TocTrust {
-    /// Its digest is annotated in a verified manifest.
-    Digest(Digest),
-    /// The operator turned verification off, by name.
-    Unverified,
-}
-
-/// Which variant of the format a layer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerFormat {
-    /// eStargz.
-    Estargz,
-    /// stargz as CRFS wrote it.
-    LegacyStargz,
-}
-
-/// What must be known of a blob, beside its TOC, to mount the layer again without asking anyone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlobFacts {
-    /// Digest of the blob.
-    pub blob: Digest,
-    /// Size of the blob, in bytes.
-    pub blob_size: u64,
-    /// Where the TOC starts and payloads end, in bytes.
-    pub toc_offset: u64,
-    /// Variant.
-    pub format: LayerFormat,
-}
-
-/// A layer whose TOC was read and verified.
-#[derive(Clone, Debug)]
-pub struct OpenedLayer {
-    /// Its index.
-    pub index: Arc<EstargzIndex>,
-    /// Its TOC document, as it was in the blob.
-    pub toc: Bytes,
-    /// What was learned of the blob.
-    pub facts: BlobFacts,
-}
 
 /// A TOC as it lies in its blob: compressed, and believed by nobody yet.
 #[derive(Clone, Debug)]
 pub struct RawToc {
     compressed: Bytes,
+    wrapping: Wrapping,
     facts: BlobFacts,
 }
 
@@ -69,50 +29,124 @@ impl RawToc {
         self.facts
     }
 
+    /// The ground that would let it be believed as it lies in its blob; none in formats that have no
+    /// annotation for that. Takes time in proportion to its size.
+    #[must_use]
+    pub fn compressed_ground(&self) -> Option<TocTrust> {
+        let is_zstd = matches!(self.wrapping, Wrapping::Zstd { .. });
+        is_zstd.then(|| TocTrust::Compressed(Digest::of(&self.compressed)))
+    }
+
     /// Inflates, verifies and indexes the TOC. That takes processor time in proportion to the files
     /// of the layer, so a caller on a runtime runs it where it may block.
     ///
     /// `Corrupt` when it is not the trusted one, `Malformed` when it breaks a rule of the format,
     /// `Exhausted` when it is too large.
     pub fn index(self, trust: TocTrust) -> Result<OpenedLayer> {
-        let Self { compressed, facts } = self;
-        let toc = extract(&compressed).map_err(|error| error.with_context("blob", facts.blob))?;
-        let toc = Bytes::from(toc);
-        let index = Arc::new(EstargzIndex::from_toc(&toc, trust, &facts)?);
-        Ok(OpenedLayer { index, toc, facts })
+        let blob = self.facts.blob;
+        self.try_index(trust).map_err(|error| error.with_context("blob", blob))
+    }
+
+    fn try_index(self, trust: TocTrust) -> Result<OpenedLayer> {
+        let Self { compressed, wrapping, facts } = self;
+        if let TocTrust::Compressed(expected) = trust {
+            // Before it is inflated: what nobody vouches for is not even that.
+            trust.check(Digest::of(&compressed))?;
+            if wrapping == Wrapping::GzipTar {
+                return Err(Error::new(
+                    ErrorKind::Malformed,
+                    "estargz::open",
+                    "the checksum of a zstd:chunked TOC can vouch for no other TOC",
+                ));
+            }
+            let toc = Bytes::from(document::unwrap(&compressed, wrapping)?);
+            let index = Arc::new(EstargzIndex::of_document(&toc, expected, &facts)?);
+            return Ok(OpenedLayer { index, toc, kept: compressed, facts });
+        }
+        let toc = Bytes::from(document::unwrap(&compressed, wrapping)?);
+        let digest = Digest::of(&toc);
+        trust.check(digest)?;
+        let index = Arc::new(EstargzIndex::of_document(&toc, digest, &facts)?);
+        Ok(OpenedLayer { index, kept: toc.clone(), toc, facts })
     }
 }
 
-/// Reads footer and TOC of an opened blob, from its tail where that holds them.
+/// Where the TOC of a blob is.
+#[derive(Clone, Debug)]
+pub enum FoundToc {
+    /// In the blob.
+    Here(RawToc),
+    /// In an image of TOCs, for [`read_external_toc`].
+    Elsewhere(BlobFacts),
+}
+
+/// Reads the footer of an opened blob, and the TOC when it is in the blob; from its tail where that
+/// holds them.
 ///
-/// `Unsupported` when the blob is no eStargz, `Malformed` when its footer points outside it,
-/// `Exhausted` when the TOC is too large.
-pub async fn read_toc(opened: &OpenedBlob) -> Result<RawToc> {
+/// `Unsupported` when the blob can only be read as a whole, `Malformed` when its footer points
+/// outside it, `Exhausted` when the TOC is too large.
+pub async fn find_toc(opened: &OpenedBlob) -> Result<FoundToc> {
+    let found = try_find(opened).await;
+    found.map_err(|error| error.with_context("blob", opened.source.digest()))
+}
+
+async fn try_find(opened: &OpenedBlob) -> Result<FoundToc> {
     let source = &opened.source;
     let footer = read_footer(opened).await?;
-    let format = match footer {
-        Footer::Estargz { .. } => LayerFormat::Estargz,
-        Footer::Legacy { .. } => LayerFormat::LegacyStargz,
-        Footer::ExternalToc | Footer::ZstdChunked(_) => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "estargz::open",
-                "only layers with a TOC of eStargz are read",
-            )
-            .with_context("blob", source.digest()));
+    let toc_offset = footer.payload_end(source.size());
+    let facts =
+        |format| BlobFacts { blob: source.digest(), blob_size: source.size(), toc_offset, format };
+    let (format, range, wrapping) = match footer {
+        Footer::ExternalToc => {
+            return Ok(FoundToc::Elsewhere(facts(LayerFormat::EstargzExternalToc)));
+        }
+        Footer::ZstdChunked(footer) => {
+            document::check_size("raw_size", footer.toc.raw_size)?;
+            let format = if footer.podman {
+                LayerFormat::ZstdChunkedPodman
+            } else {
+                LayerFormat::ZstdChunked
+            };
+            (format, footer.toc.range, Wrapping::Zstd { raw_size: footer.toc.raw_size })
+        }
+        Footer::Estargz { .. } | Footer::Legacy { .. } => {
+            let legacy = matches!(footer, Footer::Legacy { .. });
+            let format = if legacy { LayerFormat::LegacyStargz } else { LayerFormat::Estargz };
+            let range = ByteRange::new(toc_offset..source.size() - footer.size() as u64)?;
+            (format, range, Wrapping::GzipTar)
         }
     };
-    let toc_offset = footer.payload_end(source.size());
-    let member_end = source.size() - footer.size() as u64;
-    let member = ByteRange::new(toc_offset..member_end)?;
-    if member.len() > format::MAX_TOC_BYTES {
-        return Err(too_large()
-            .with_context("compressed", member.len())
-            .with_context("blob", source.digest()));
+    document::check_size("compressed", range.len())?;
+    let compressed = read(opened, range).await?;
+    Ok(FoundToc::Here(RawToc { compressed, wrapping, facts: facts(format) }))
+}
+
+/// [`find_toc`] for a TOC in the blob; `Unsupported` as well when it is in an image of its own.
+pub async fn read_toc(opened: &OpenedBlob) -> Result<RawToc> {
+    match find_toc(opened).await? {
+        FoundToc::Here(raw) => Ok(raw),
+        FoundToc::Elsewhere(facts) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "estargz::open",
+            "the TOC of this layer lies in an image of its own",
+        )
+        .with_context("blob", facts.blob)),
     }
-    let compressed = read(opened, member).await?;
-    let facts = BlobFacts { blob: source.digest(), blob_size: source.size(), toc_offset, format };
-    Ok(RawToc { compressed, facts })
+}
+
+/// Reads the TOC of a layer from the blob that an image of TOCs has for it: a tar in gzip.
+///
+/// `Exhausted` when it is too large, and whatever reading it fails with.
+pub async fn read_external_toc(facts: BlobFacts, holder: &OpenedBlob) -> Result<RawToc> {
+    let size = holder.source.size();
+    let read = async {
+        document::check_size("compressed", size)?;
+        read(holder, ByteRange::new(0..size)?).await
+    };
+    let compressed = read.await.map_err(|error| {
+        error.with_context("toc_blob", holder.source.digest()).with_context("blob", facts.blob)
+    })?;
+    Ok(RawToc { compressed, wrapping: Wrapping::GzipTar, facts })
 }
 
 /// [`read_toc`] and [`RawToc::index`] in one, on the thread of the caller: for tools and small
@@ -124,12 +158,12 @@ pub async fn open_layer(opened: &OpenedBlob, trust: TocTrust) -> Result<OpenedLa
 /// The footer, from the tail or, when none was asked for, from the blob.
 async fn read_footer(opened: &OpenedBlob) -> Result<Footer> {
     let source = &opened.source;
-    let start = source.size().saturating_sub(Footer::SIZE as u64);
+    let start = source.size().saturating_sub(Footer::MAX_SIZE as u64);
     let read = match ByteRange::new(start..source.size()) {
         Ok(range) => read(opened, range).await?,
         Err(_) => Bytes::new(),
     };
-    Footer::parse(&read, source.size()).map_err(|error| error.with_context("blob", source.digest()))
+    Footer::parse(&read, source.size())
 }
 
 /// Bytes of the blob: what the tail holds is not asked for again.
@@ -145,41 +179,4 @@ async fn read(opened: &OpenedBlob, wanted: ByteRange) -> Result<Bytes> {
     };
     let before = opened.source.read_at(missing, ReadOptions::default()).await?;
     Ok([&before[..], in_tail.unwrap_or_default()].concat().into())
-}
-
-/// The TOC document in its member: one tar entry.
-fn extract(compressed: &[u8]) -> Result<Vec<u8>> {
-    // Room for the tar header, padding and end marks beside the document.
-    let mut member = GzDecoder::new(compressed).take(format::MAX_TOC_BYTES + 4096);
-    let mut header = [0; 512];
-    member.read_exact(&mut header).map_err(broken)?;
-    let name_end = header[..100].iter().position(|byte| *byte == 0).unwrap_or(100);
-    if &header[..name_end] != format::TOC_NAME.as_bytes() {
-        return Err(refuse("the footer must point to a tar entry named stargz.index.json"));
-    }
-    let size =
-        octal(&header[124..136]).ok_or_else(|| refuse("the tar header of the TOC has no size"))?;
-    if size > format::MAX_TOC_BYTES {
-        return Err(too_large().with_context("size", size));
-    }
-    let mut document = Vec::new();
-    let read = member.take(size).read_to_end(&mut document).map_err(broken)?;
-    if read as u64 == size { Ok(document) } else { Err(refuse("the TOC ends early")) }
-}
-
-fn octal(field: &[u8]) -> Option<u64> {
-    let text = str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
-    u64::from_str_radix(text, 8).ok()
-}
-
-fn broken(error: std::io::Error) -> Error {
-    refuse("the TOC must be a whole gzip member").with_source(error)
-}
-
-fn too_large() -> Error {
-    Error::new(ErrorKind::Exhausted, "estargz::open", "a TOC may have 512 MiB")
-}
-
-fn refuse(rule: &'static str) -> Error {
-    Error::new(ErrorKind::Malformed, "estargz::open", rule)
 }

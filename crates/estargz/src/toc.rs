@@ -68,6 +68,13 @@ pub struct TocEntry {
     /// Digest of this chunk.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub chunk_digest: String,
+    /// What a chunk is in TOCs of containers/storage: nothing for content, `zeros` for a hole.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub chunk_type: String,
+    /// Where the last frame of a file ends in the blob, in bytes; in TOCs of containers/storage. What
+    /// lies between it and the next member are headers of the tar, as behind members of eStargz.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub end_offset: i64,
     /// The bytes of the path in base64, when they are not UTF-8: `name` then shows U+FFFD for what
     /// is not. A field of ours, which other readers pass over.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -10,7 +10,9 @@ use bolide_core::{
     BlobSource, ByteRange, Digest, Error, ErrorKind, OpenedBlob, ReadOptions, Result,
     SourceCapability, TocIndex as _,
 };
-use bolide_estargz::{BuildOptions, Footer, TocTrust, convert_layer, open_layer};
+use bolide_estargz::{
+    BuildOptions, Footer, TocTrust, ZstdDocument, ZstdFooter, convert_layer, open_layer,
+};
 use bolide_testkit::peak::PeakMemory;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -79,6 +81,18 @@ async fn kind_of(blob: &OpenedBlob) -> Option<ErrorKind> {
     open_layer(blob, TocTrust::Unverified).await.err().map(|error| error.kind())
 }
 
+/// A zstd:chunked blob whose TOC is said to have `raw_size` bytes.
+fn zstd_only(frames: &[u8], raw_size: u64) -> OpenedBlob {
+    let range = ByteRange::at(8, frames.len() as u64).expect("range");
+    let footer =
+        ZstdFooter { toc: ZstdDocument { range, raw_size }, tar_split: None, podman: true };
+    let blob = [&[0; 8][..], frames, &footer.write()].concat();
+    opened(blob.len() as u64, blob)
+}
+
+/// A frame that asks for a window of 2 GiB.
+const WIDE: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0, 0xa8, 1, 0, 0];
+
 /// A tar whose extension header claims a name of a gigabyte, and has it.
 fn long_name() -> impl Read {
     let mut header = tar::Header::new_gnu();
@@ -97,6 +111,9 @@ async fn bombs_cost_little_memory() {
     let goes_on = toc_only(document, document.len() as u64, 256 << 20);
     let far = opened(3 << 30, [vec![0; 4096], Footer::write(1).to_vec()].concat());
     let deep = toc_only(&nested(4 << 20), nested(4 << 20).len() as u64, 0);
+    let zeros = zstd::encode_all(std::io::repeat(0).take(1 << 30), 1).expect("memory");
+    let bomb = zstd_only(&zeros, 1 << 20);
+    let wide = zstd_only(&WIDE, 10);
     let Some(memory) = PeakMemory::start() else {
         eprintln!("SKIPPED: this kernel does not tell peaks of memory");
         return;
@@ -104,6 +121,8 @@ async fn bombs_cost_little_memory() {
     assert_eq!(kind_of(&claims_more).await, Some(ErrorKind::Exhausted), "a TOC of 2 GiB");
     assert_eq!(kind_of(&far).await, Some(ErrorKind::Exhausted), "a member of 3 GiB");
     assert_eq!(kind_of(&deep).await, None, "what is not ours may be as deep as it likes");
+    assert_eq!(kind_of(&bomb).await, Some(ErrorKind::Malformed), "a GiB in place of a MiB");
+    assert_eq!(kind_of(&wide).await, Some(ErrorKind::Malformed), "a window of 2 GiB");
     let read = open_layer(&goes_on, TocTrust::Unverified).await.expect("ends where it says");
     assert_eq!(read.index.len(), 2);
     assert_eq!(read.toc.len(), document.len());

@@ -96,7 +96,7 @@ async fn layers_of_the_reference_implementation_have_no_disagreements() {
         assert_eq!(verdict.disagreements, Vec::<String>::new());
         checked += 1;
     }
-    assert!(checked >= 5, "{checked} layers");
+    assert!(checked >= 10, "{checked} layers");
 }
 
 #[tokio::test]
@@ -117,6 +117,41 @@ async fn a_toc_that_lies_is_caught() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains(name) && found[0].contains(expected), "{found:?}: {expected}");
     }
+}
+
+#[tokio::test]
+async fn a_hole_that_is_none_in_the_tar_is_caught() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    let content = [&[7; 100][..], &[0; 5000], &[8; 3]].concat();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "sparse", &content[..]).expect("in memory");
+    let (blob, _) = convert(&tar.into_inner().expect("in memory"));
+    let layer = open(&blob).await;
+    let toc: Value = serde_json::from_slice(&layer.toc).expect("JSON");
+    let with_hole = |start: u64, end: u64| {
+        let mut toc = toc.clone();
+        let entries = toc["entries"].as_array_mut().expect("entries");
+        let file = named(entries, "sparse");
+        file["chunkSize"] = json!(start);
+        let (offset, digest) = (file["offset"].clone(), file["chunkDigest"].clone());
+        entries.push(json!({"name": "sparse", "type": "chunk", "chunkOffset": start,
+            "chunkSize": end - start, "chunkType": "zeros"}));
+        entries.push(json!({"name": "sparse", "type": "chunk", "chunkOffset": end,
+            "offset": offset, "innerOffset": end, "chunkDigest": digest}));
+        let document = toc.to_string();
+        EstargzIndex::from_toc(document.as_bytes(), TocTrust::Unverified, &layer.facts)
+    };
+    let honest = with_hole(100, 5100).expect("reads");
+    assert_eq!(check(&blob, &honest).expect("checks").disagreements, Vec::<String>::new());
+    for (start, end) in [(99, 5100), (100, 5101)] {
+        let lie = with_hole(start, end).expect("reads");
+        let found = check(&blob, &lie).expect("checks").disagreements;
+        assert_eq!(found, [format!("\"sparse\": the TOC has a hole at {start}, the tar content")]);
+    }
+    let endless = with_hole(100, 1 << 50);
+    assert!(endless.is_err(), "it ends after its file");
 }
 
 #[tokio::test]

@@ -3,10 +3,14 @@ use std::{collections::BTreeMap, fs, io::Read as _, ops::ControlFlow, path::Path
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bolide_core::{
-    BlobOpener as _, BlobRef, ByteRange, ChunkSpan, Digest, Digester, ErrorKind, NodeId, NodeKind,
-    PrefetchMark, ReadOptions, Result, TocIndex, VerifiedChunk, memory::MemoryBlob,
+    BlobOpener as _, BlobRef, BlobSource as _, ByteRange, ChunkSpan, Codec, Digest, Digester,
+    ErrorKind, NodeId, NodeKind, OpenedBlob, PrefetchMark, ReadOptions, Result, TocIndex,
+    VerifiedChunk, memory::MemoryBlob,
 };
-use bolide_estargz::{BuildOptions, OpenedLayer, TAIL_HINT, TocTrust, convert_layer, open_layer};
+use bolide_estargz::{
+    BlobFacts, BuildOptions, EstargzIndex, FoundToc, LayerFormat, OpenedLayer, TAIL_HINT, TocTrust,
+    convert_layer, find_toc, open_layer, read_external_toc,
+};
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -44,6 +48,107 @@ const REFERENCE: [(&str, &str, &str); 5] = [
     ),
 ];
 
+/// Layers of other formats: blob, the ground its manifest gives, the blob of its TOC where that is
+/// another, and its listing.
+struct Other {
+    blob: &'static str,
+    trust: &'static str,
+    toc: Option<&'static str>,
+    format: LayerFormat,
+    listing: &'static str,
+}
+
+const OTHERS: [Other; 7] = [
+    Other {
+        blob: "facf4cfe78a276d55ebe16ce3229b12658b7f0a136673144eac07e7e332ff819",
+        trust: "e8cfcb8fab639f08f821281da1bba2eb42fbe891597892c867120623f10fd029",
+        toc: None,
+        format: LayerFormat::ZstdChunked,
+        listing: "layer1",
+    },
+    Other {
+        blob: "889a01bf4f5bd0e2fdbea42b9ce98512041a1fd704ef44615db28d771ee5b3f1",
+        trust: "9ebbef405c853cd772959c17cfe35c90806f5f53d66b30ded45ecffbb1917841",
+        toc: None,
+        format: LayerFormat::ZstdChunked,
+        listing: "layer2",
+    },
+    // skopeo 1.18.
+    Other {
+        blob: "3e0e2175e1a2abfaa256f35ffb20fd4dc0a308ff1d3f9dabcf450877d2f4dd40",
+        trust: "72b52a293eecec3d544dd8cb3bf866405d5e3abb4611cc9b76e2feab8d6a12df",
+        toc: None,
+        format: LayerFormat::ZstdChunkedPodman,
+        listing: "layer1",
+    },
+    Other {
+        blob: "7da28f818d5afffa529b9d530e961e24aed5f918326256dcb4e92492eacf5584",
+        trust: "3ac39197500a96c661123b1cb110c89d392d6a14834ae83f77a3deceb2bb196f",
+        toc: None,
+        format: LayerFormat::ZstdChunkedPodman,
+        listing: "layer2",
+    },
+    // skopeo 1.9, which still wrote the reference's footer.
+    Other {
+        blob: "2391295a44f2866b5c9163f1871fc33362288a9563140c8e7000bcf84a8342ec",
+        trust: "91df15b3bf562a18ad3ca78606673a2f23072976671db9f61d44923726c99860",
+        toc: None,
+        format: LayerFormat::ZstdChunked,
+        listing: "layer2",
+    },
+    Other {
+        blob: "e2802306fa7b804054318f9bcf2a316cfb5a8b4f6c3fdcaefa90a924b344f69d",
+        trust: "d8d4be8cfab9055cfc650733cce0ef7f04f71d5fb297adc519d74468cc80d7af",
+        toc: Some("409a345f9824832c3b7130e53bd5bb91700151e972097a31c789ec47e769cee2"),
+        format: LayerFormat::EstargzExternalToc,
+        listing: "layer1",
+    },
+    // The tar kept byte for byte.
+    Other {
+        blob: "befa43bba8a33c99fbb8c672cb6f78b9673ba045a505d99eb7597014543694b3",
+        trust: "7c496c281ed86b3b68590766347cd9a9f2b22235356d2c1dcef41f92d180c982",
+        toc: Some("c6bf251f3007d431f8b3e384a3429c48d813e46ee8c4fe54b9d4f6fcdde27459"),
+        format: LayerFormat::EstargzExternalToc,
+        listing: "layer2",
+    },
+];
+
+impl Other {
+    /// By the ground that its manifest gives, with so many bytes of the tail.
+    async fn open(&self, tail_hint: u64) -> OpenedLayer {
+        let digest: Digest = format!("sha256:{}", self.trust).parse().expect("digest");
+        let opened = opened(&blob(self.blob), tail_hint).await;
+        let raw = match (find_toc(&opened).await.expect("a footer"), self.toc) {
+            (FoundToc::Here(raw), None) => raw,
+            (FoundToc::Elsewhere(facts), Some(toc)) => {
+                let holder = self::opened(&blob(toc), tail_hint).await;
+                read_external_toc(facts, &holder).await.expect("a TOC")
+            }
+            (found, toc) => panic!("{found:?}, not {toc:?}"),
+        };
+        let by_document = raw.clone().index(TocTrust::Digest(digest));
+        let compressed = raw.compressed_ground() == Some(TocTrust::Compressed(digest));
+        if compressed {
+            assert_eq!(by_document.expect_err("another digest").kind(), ErrorKind::Corrupt);
+            return raw.index(TocTrust::Compressed(digest)).expect("opens");
+        }
+        let wrong = raw.index(TocTrust::Compressed(digest)).expect_err("another digest");
+        assert_eq!(wrong.kind(), ErrorKind::Corrupt);
+        by_document.expect("opens")
+    }
+
+    fn trust(&self) -> TocTrust {
+        let digest = format!("sha256:{}", self.trust).parse().expect("digest");
+        let skopeo = self.format == LayerFormat::ZstdChunkedPodman || self.blob.starts_with("2391");
+        if skopeo { TocTrust::Compressed(digest) } else { TocTrust::Digest(digest) }
+    }
+}
+
+async fn opened(blob: &MemoryBlob, tail_hint: u64) -> OpenedBlob {
+    let wanted = BlobRef { digest: blob.digest(), size: None };
+    blob.open(wanted, tail_hint).await.expect("opens")
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Listed {
@@ -75,7 +180,6 @@ fn listing(name: &str) -> Vec<Listed> {
 }
 
 async fn open(blob: &MemoryBlob, trust: TocTrust) -> Result<OpenedLayer> {
-    use bolide_core::BlobSource as _;
     let wanted = BlobRef { digest: blob.digest(), size: None };
     open_layer(&blob.open(wanted, TAIL_HINT).await?, trust).await
 }
@@ -101,7 +205,11 @@ fn content_digest(index: &dyn TocIndex, blob: &[u8], file: NodeId) -> String {
         let at = |offset| usize::try_from(offset).expect("offset");
         let member = &blob[at(span.member.start())..at(span.member.end())];
         let mut raw = Vec::new();
-        flate2::read::GzDecoder::new(member).read_to_end(&mut raw).expect("member");
+        let read = match span.codec {
+            Codec::Zstd => zstd::Decoder::new(member).expect("zstd").read_to_end(&mut raw),
+            _ => flate2::read::GzDecoder::new(member).read_to_end(&mut raw),
+        };
+        read.expect("member");
         let start = at(span.inner_offset);
         let bytes = Bytes::copy_from_slice(&raw[start..start + at(span.key.len)]);
         digester.update(VerifiedChunk::verify(span.key, bytes).expect("verified").bytes());
@@ -158,6 +266,59 @@ async fn layers_of_the_reference_read_back_to_their_listings() {
         let layer = open(&blob, trust).await.expect("opens");
         compare(&*layer.index, &testdata(&format!("blobs/{hex}")), &listing(name));
     }
+}
+
+#[tokio::test]
+async fn layers_of_other_formats_read_back_to_their_listings() {
+    for other in &OTHERS {
+        for tail_hint in [0, 64, 300, 20_000, TAIL_HINT] {
+            let layer = other.open(tail_hint).await;
+            assert_eq!(layer.facts.format, other.format, "{}", other.blob);
+            if tail_hint == TAIL_HINT {
+                let blob = testdata(&format!("blobs/{}", other.blob));
+                compare(&*layer.index, &blob, &listing(other.listing));
+                let listed = serde_json::to_value(layer.list().expect("list")).expect("JSON");
+                let made: serde_json::Value =
+                    serde_json::from_slice(&testdata(&format!("{}.listing.json", other.listing)))
+                        .expect("listing");
+                assert_eq!(without_unsaid_digests(listed), without_unsaid_digests(made));
+            }
+        }
+    }
+}
+
+/// containers/storage says no digest of an empty file.
+fn without_unsaid_digests(mut listing: serde_json::Value) -> serde_json::Value {
+    for file in listing.as_array_mut().expect("a list") {
+        if file["size"] == 0 {
+            file.as_object_mut().expect("a file").remove("sha256");
+        }
+    }
+    listing
+}
+
+#[tokio::test]
+async fn what_is_kept_makes_the_same_index_by_the_same_ground() {
+    for other in &OTHERS {
+        let layer = other.open(TAIL_HINT).await;
+        // As a daemon keeps them.
+        let facts = serde_json::to_vec(&layer.facts).expect("JSON");
+        let facts: BlobFacts = serde_json::from_slice(&facts).expect("JSON");
+        let again = EstargzIndex::from_toc(&layer.kept, other.trust(), &facts).expect("reads");
+        assert_eq!(Some(again.digest()), other.trust().digest());
+        assert_eq!(again.image_spec().expect("spec"), layer.index.image_spec().expect("spec"));
+        let mut damaged = layer.kept.to_vec();
+        damaged[layer.kept.len() / 2] ^= 1;
+        let refused = EstargzIndex::from_toc(&damaged, other.trust(), &facts);
+        assert_eq!(refused.expect_err("damaged").kind(), ErrorKind::Corrupt);
+    }
+    // Written by an earlier version.
+    let old = format!(
+        r#"{{"blob":"sha256:{}","blob_size":10,"toc_offset":5,"format":"legacy-stargz"}}"#,
+        OTHERS[0].blob
+    );
+    let facts: BlobFacts = serde_json::from_str(&old).expect("is still read");
+    assert_eq!(facts.format, LayerFormat::LegacyStargz);
 }
 
 #[tokio::test]
@@ -267,7 +428,6 @@ async fn a_toc_of_another_digest_is_refused() {
 
 #[tokio::test]
 async fn a_toc_longer_than_the_tail_is_read_whole() {
-    use bolide_core::{BlobSource as _, OpenedBlob};
     let blob = blob(REFERENCE[0].0);
     for tail in [51_usize, 100, 4096] {
         let source: Arc<dyn bolide_core::BlobSource> = Arc::new(blob.clone());

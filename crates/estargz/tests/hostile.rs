@@ -1,7 +1,10 @@
 //! Documents and archives that are wrong on purpose: an error that names the rule, never a panic.
-use std::io::Cursor;
+use std::{
+    io::Cursor,
+    ops::{ControlFlow, Range},
+};
 
-use bolide_core::{Digest, ErrorKind, Result, TocIndex as _};
+use bolide_core::{Digest, ErrorKind, NodeId, PrefetchMark, Result, TocIndex as _};
 use bolide_estargz::{BlobFacts, BuildOptions, EstargzIndex, LayerFormat, TocTrust, convert_layer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -209,6 +212,167 @@ fn impossible_sizes_are_refused() {
     }
 }
 
+fn read_podman(entries: &Value) -> Result<EstargzIndex> {
+    let document = json!({ "version": 1, "entries": entries }).to_string();
+    let facts = BlobFacts { format: LayerFormat::ZstdChunkedPodman, ..facts() };
+    EstargzIndex::from_toc(document.as_bytes(), TocTrust::Unverified, &facts)
+}
+
+fn refused_of_podman(entries: &Value) {
+    let error = read_podman(entries).expect_err(&entries.to_string());
+    assert_eq!(error.kind(), ErrorKind::Malformed, "{error} for {entries}");
+}
+
+fn find(index: &EstargzIndex, name: &str) -> NodeId {
+    index.lookup(index.root(), name.as_ref()).expect("lookup").expect(name)
+}
+
+fn holes(index: &EstargzIndex, name: &str, range: Range<u64>) -> Vec<Range<u64>> {
+    let mut holes = Vec::new();
+    let walked = index.for_each_hole(find(index, name), range, &mut |hole| {
+        holes.push(hole);
+        ControlFlow::Continue(())
+    });
+    walked.expect("walks");
+    holes
+}
+
+/// A file of content, a hole of `hole` bytes, and content.
+fn sparse(hole: i64, digest: &Value) -> Value {
+    let mut first = file("sparse", 10, 10 + hole + 5);
+    first["chunkSize"] = json!(10);
+    json!([
+        first,
+        { "type": "chunk", "name": "sparse", "offset": 20, "chunkOffset": 10, "chunkSize": hole,
+          "chunkType": "zeros", "chunkDigest": digest },
+        { "type": "chunk", "name": "sparse", "offset": 30, "chunkOffset": 10 + hole,
+          "chunkSize": 5, "chunkDigest": Digest::of(b"y") },
+        file("next", 40, 1),
+    ])
+}
+
+#[test]
+fn holes_are_what_the_toc_calls_zeros() {
+    const HUGE: i64 = 1 << 60;
+    for digest in [json!(""), json!(Digest::of(b"too long to be hashed"))] {
+        let index = read_podman(&sparse(HUGE, &digest)).expect("reads");
+        bolide_testkit::conformance::toc_index::all(&index).expect("conforms");
+        let end = 10 + HUGE.cast_unsigned();
+        assert_eq!(index.attr(find(&index, "sparse")).expect("attr").size, end + 5);
+        assert_eq!(index.chunk_count(), 3);
+        assert_eq!(holes(&index, "sparse", 0..u64::MAX), [10..end; 1]);
+        assert_eq!(holes(&index, "sparse", 100..200), [100..200; 1]);
+        assert_eq!(holes(&index, "sparse", 0..10), []);
+        assert_eq!(holes(&index, "sparse", end..end + 5), []);
+    }
+    let zeros = |len| json!(Digest::of(&vec![0; len]));
+    assert!(read_podman(&sparse(5000, &zeros(5000))).is_ok());
+    refused_of_podman(&sparse(5000, &zeros(5001)));
+    refused_of_podman(&sparse(5000, &json!(Digest::of(b"content"))));
+    refused_of_podman(&sparse(5000, &json!("sha256:0")));
+    refused_of_podman(&sparse(0, &json!("")));
+    refused_of_podman(&sparse(-1, &json!("")));
+    let mut other = sparse(5000, &zeros(5000));
+    other[1]["chunkType"] = json!("ones");
+    refused_of_podman(&other);
+}
+
+#[test]
+fn a_file_may_be_one_hole_but_not_all_of_them_without_bound() {
+    let hole = |name: &str, size: i64| json!({ "name": name, "type": "reg", "size": size, "chunkType": "zeros" });
+    let index = read_podman(&json!([hole("a", 1 << 62)])).expect("reads");
+    assert_eq!(index.chunk_count(), 0);
+    assert_eq!(holes(&index, "a", 0..u64::MAX), [0..1 << 62; 1]);
+    refused_of_podman(&json!([hole("a", 1 << 62), hole("b", 1)]));
+    refused_of_podman(&json!([hole("a", i64::MAX)]));
+    // Many of which none is hashed for long.
+    let believed = |n: i64| {
+        let mut file = hole(&format!("f{n}"), (1 << 27) + n);
+        file["chunkDigest"] = json!(Digest::of(b"x"));
+        file
+    };
+    let many: Vec<_> = (0..5000).map(believed).collect();
+    assert!(read_podman(&json!(many)).is_ok());
+}
+
+#[test]
+fn a_short_hole_rides_along_with_the_member_before_it() {
+    let member = |hole| {
+        let index = read_podman(&sparse(hole, &json!(""))).expect("reads");
+        index.chunk(bolide_core::ChunkIndex(0)).expect("the first").member.as_range()
+    };
+    assert_eq!(member(5000), 10..30);
+    assert_eq!(member(1 << 40), 10..20);
+}
+
+#[test]
+fn where_a_file_is_said_to_end_changes_nothing() {
+    let spec = |end: i64| {
+        let mut entries = sparse(5000, &json!(""));
+        entries[0]["endOffset"] = json!(end);
+        read_podman(&entries).and_then(|index| index.image_spec()).expect("reads")
+    };
+    for end in [35, 5, 12, 45, 10_000, -1, i64::MAX] {
+        assert_eq!(spec(end).slots, spec(0).slots, "{end}");
+    }
+}
+
+#[test]
+fn each_of_several_chunks_has_a_digest_of_its_own() {
+    let mut entries = sparse(5000, &json!(""));
+    entries[0]["digest"] = json!(Digest::of(b"the whole file"));
+    assert!(read_podman(&entries).is_ok());
+    for missing in [0, 2] {
+        let mut entries = entries.clone();
+        entries[missing]["chunkDigest"] = json!("");
+        refused_of_podman(&entries);
+    }
+    let alone = json!([{ "name": "a", "type": "reg", "size": 1, "offset": 10, "digest": Digest::of(b"x") }]);
+    assert!(read_podman(&alone).is_ok());
+}
+
+#[test]
+fn the_bytes_of_a_name_win() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut named = file("lossy\u{fffd}", 10, 1);
+    named["nameBytes"] = json!("bG9zc3n/");
+    let link = json!({ "name": "link", "type": "hardlink", "linkName": "lossy\u{fffd}", "linkNameBytes": "bG9zc3n/" });
+    let soft =
+        json!({ "name": "soft", "type": "symlink", "linkName": "?", "linkNameBytes": "/w==" });
+    let index = read(&json!([named, link, soft])).expect("reads");
+    let found = index.lookup(index.root(), std::ffi::OsStr::from_bytes(b"lossy\xff"));
+    let found = found.expect("lookup").expect("by its bytes");
+    assert_eq!(find(&index, "link"), found);
+    assert_eq!(&index.read_link(find(&index, "soft")).expect("link")[..], b"\xff");
+    let mut wrong = file("a", 10, 1);
+    wrong["nameBytes"] = json!("***");
+    refused(&json!([wrong]));
+    // A zero byte, `../x`, and a name that is too long.
+    for (bytes, allowed) in [("YQBi", false), ("Li4veA==", true), (&"YWFh".repeat(100), false)] {
+        let mut named = file("a", 10, 1);
+        named["nameBytes"] = json!(bytes);
+        assert_eq!(read(&json!([named])).is_ok(), allowed, "{bytes}");
+    }
+}
+
+#[test]
+fn landmarks_are_the_formats_in_the_root_alone() {
+    for read in [read, read_podman] {
+        let entries = json!([
+            file(".prefetch.landmark", 30, 1),
+            file("dir/.prefetch.landmark", 40, 1),
+            file("dir/stargz.index.json", 50, 1)
+        ]);
+        let index = read(&entries).expect("reads");
+        assert_eq!(index.len(), 4, "the root, the directory and its two files");
+        let PrefetchMark::UpTo(range) = index.prefetch_mark() else { panic!("no mark") };
+        assert_eq!(range.as_range(), 0..30);
+        let none =
+            json!([file("./.no.prefetch.landmark", 20, 1), file("/.prefetch.landmark", 30, 1)]);
+        assert_eq!(read(&none).expect("reads").prefetch_mark(), PrefetchMark::Nothing);
+    }
+}
+
 fn base() -> Vec<Value> {
     let mut first = file("big", 100, 200);
     first["chunkSize"] = json!(100);
@@ -224,7 +388,7 @@ fn base() -> Vec<Value> {
     ]
 }
 
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 15] = [
     "name",
     "type",
     "size",
@@ -236,6 +400,10 @@ const FIELDS: [&str; 11] = [
     "linkName",
     "mode",
     "modtime",
+    "chunkType",
+    "endOffset",
+    "nameBytes",
+    "linkNameBytes",
 ];
 
 fn value() -> impl Strategy<Value = Value> {
@@ -255,7 +423,9 @@ fn value() -> impl Strategy<Value = Value> {
             "dir/../big",
             "\u{0}",
             "a//b/",
-            ".wh.x"
+            ".wh.x",
+            "zeros",
+            "/w=="
         ])
         .prop_map(|text| json!(text)),
         Just(json!(null)),
@@ -270,6 +440,9 @@ proptest! {
         entries.swap(swap.0, swap.1);
         for (entry, field, value) in changes {
             entries[entry][FIELDS[field]] = value;
+        }
+        if let Ok(index) = read_podman(&json!(entries)) {
+            bolide_testkit::conformance::toc_index::all(&index).expect("conforms");
         }
         if let Ok(index) = read(&json!(entries)) {
             bolide_testkit::conformance::toc_index::all(&index).expect("conforms");

@@ -2,11 +2,12 @@
 use std::io::{Read as _, Write as _};
 
 use bolide_core::{
-    BlobOpener as _, BlobRef, BlobSource as _, Digest, ErrorKind, Result, TocIndex as _,
+    BlobOpener as _, BlobRef, BlobSource as _, ByteRange, Digest, ErrorKind, Result, TocIndex as _,
     memory::MemoryBlob,
 };
 use bolide_estargz::{
-    BuildOptions, BuildReport, Footer, OpenedLayer, TAIL_HINT, TocTrust, convert_layer, open_layer,
+    BuildOptions, BuildReport, Footer, OpenedLayer, TAIL_HINT, TocTrust, ZstdDocument, ZstdFooter,
+    convert_layer, open_layer,
 };
 use flate2::{Compression, bufread::MultiGzDecoder, write::GzEncoder};
 use proptest::prelude::*;
@@ -164,6 +165,64 @@ fn a_toc_must_be_where_and_what_it_says() {
         let error = open(&blob, TAIL_HINT, TocTrust::Unverified).expect_err("wrong");
         assert_eq!(error.kind(), kind.unwrap_or(ErrorKind::Malformed), "{error}");
     }
+}
+
+/// A blob that is a zstd:chunked TOC and its footer, which `change` may make lie.
+fn zstd_blob(frames: &[u8], raw_size: u64, change: impl FnOnce(&mut ZstdFooter)) -> Vec<u8> {
+    let toc =
+        ZstdDocument { range: ByteRange::at(8, frames.len() as u64).expect("range"), raw_size };
+    let mut footer = ZstdFooter { toc, tar_split: None, podman: true };
+    change(&mut footer);
+    [&b"skipable"[..], frames, &footer.write()].concat()
+}
+
+#[test]
+fn a_zstd_toc_is_no_longer_than_its_footer_says() {
+    let document = br#"{"version":1,"entries":[{"name":"d","type":"dir"}]}"#;
+    let (frames, len) =
+        (zstd::encode_all(&document[..], 3).expect("memory"), document.len() as u64);
+    let checksum = TocTrust::Compressed(Digest::of(&frames));
+    for trust in [TocTrust::Unverified, TocTrust::Digest(Digest::of(document)), checksum] {
+        let read = |blob: &[u8]| open(blob, TAIL_HINT, trust).map_err(|error| error.kind());
+        for raw_size in [len, len + 1, 1 << 20] {
+            assert!(read(&zstd_blob(&frames, raw_size, |_| ())).is_ok(), "{raw_size}");
+        }
+        for (raw_size, kind) in [
+            (0, ErrorKind::Malformed),
+            (len - 1, ErrorKind::Malformed),
+            ((512 << 20) + 1, ErrorKind::Exhausted),
+            (u64::MAX, ErrorKind::Exhausted),
+        ] {
+            let refused = read(&zstd_blob(&frames, raw_size, |_| ()));
+            assert_eq!(refused.expect_err("a lie"), kind, "{raw_size}");
+        }
+        let cut = zstd_blob(&frames[..frames.len() - 1], len, |_| ());
+        assert!(read(&cut).is_err());
+    }
+    let end = zstd_blob(&frames, len, |_| ()).len() as u64;
+    for (start, size) in [(0, 10), (7, 10), (8, end), (end, 1), (u64::MAX - 1, 1)] {
+        let range = ByteRange::at(start, size).expect("range");
+        let blob = zstd_blob(&frames, len, |footer| footer.toc.range = range);
+        let refused = open(&blob, TAIL_HINT, TocTrust::Unverified).expect_err("outside");
+        assert_eq!(refused.kind(), ErrorKind::Malformed, "{range}");
+    }
+    // A tar-split that lies anywhere is not read.
+    let lost =
+        ZstdDocument { range: ByteRange::at(u64::MAX - 1, 1).expect("range"), raw_size: u64::MAX };
+    let blob = zstd_blob(&frames, len, |footer| footer.tar_split = Some(lost));
+    assert!(open(&blob, TAIL_HINT, checksum).is_ok());
+}
+
+#[test]
+fn a_checksum_of_zstd_chunked_vouches_for_nothing_else() {
+    let blob = toc_blob(r#"{"version":1,"entries":[]}"#, |_| ());
+    let start = usize::try_from(
+        Footer::parse(&blob, blob.len() as u64).expect("a footer").payload_end(blob.len() as u64),
+    )
+    .expect("small");
+    let member = &blob[start..blob.len() - Footer::SIZE];
+    let refused = open(&blob, TAIL_HINT, TocTrust::Compressed(Digest::of(member)));
+    assert_eq!(refused.expect_err("gzip").kind(), ErrorKind::Malformed);
 }
 
 #[test]

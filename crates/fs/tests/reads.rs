@@ -2,9 +2,10 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bolide_cache::{DiskLayerConfig, DiskLayerStore};
 use bolide_core::{
-    BlobSource, Digest, ErrorKind, FetchRequest, FetchTarget, Fetched, NodeId, Priority, Result,
-    Scheduler, SchedulerLoad, TocIndex as _,
+    BlobSource, Digest, ErrorKind, FetchRequest, FetchTarget, Fetched, LayerStore, NodeId,
+    Priority, Result, Scheduler, SchedulerLoad, TocIndex as _,
     memory::{DirectScheduler, MemoryLayer, MemoryLayerBuilder, MemoryLayerStore, NodeMeta},
 };
 use bolide_fs::{Layer, ReadConfig};
@@ -126,6 +127,59 @@ async fn any_range_is_what_the_file_holds() {
         }
         assert_eq!(layer.status().fetched_bytes, 500_000);
     }
+}
+
+#[tokio::test]
+async fn holes_read_as_zeros_and_cost_nothing() {
+    const TIB: usize = 1 << 40;
+    let content = noise(500_000, 5);
+    let made = MemoryLayerBuilder::new(CHUNK)
+        .sparse_file(
+            "file",
+            &[(3000, &content), (TIB as u64, b"after"), (100, b"")],
+            NodeMeta::default(),
+        )
+        .expect("a file")
+        .build();
+    let root = tempfile::tempdir().expect("dir");
+    let disk = DiskLayerStore::open(root.path().to_owned(), DiskLayerConfig::default()).await;
+    let disk = disk.expect("store");
+    let stores: [Arc<dyn LayerStore>; 2] =
+        [Arc::new(MemoryLayerStore::new()), Arc::<DiskLayerStore>::clone(&disk)];
+    for store in stores {
+        let layer = Layer::builder()
+            .source(blob(&made))
+            .index(Arc::<bolide_core::memory::MemoryToc>::clone(&made.toc))
+            .store(store)
+            .build()
+            .await
+            .expect("a layer");
+        let (reader, node) = (layer.view().reader, file(&made));
+        let end = 3000 + content.len() + TIB;
+        let expected = |at: usize| match at {
+            at if (3000..3000 + content.len()).contains(&at) => content[at - 3000],
+            at if (end..end + 5).contains(&at) => b"after"[at - end],
+            _ => 0,
+        };
+        let zeros = reader.read(node, 1 << 30..(1 << 30) + 100_000, Priority::OnDemand).await;
+        assert_eq!(zeros.expect("reads"), vec![0; 100_000]);
+        assert!(reader.try_read(node, 0..3000).is_some(), "nothing is missing there");
+        assert_eq!(layer.status().fetched_bytes, 0);
+        for (at, len) in [(0, 4096), (2990, 20), (502_990, 20), (end - 7, 20), (end + 90, 50)] {
+            let wanted = at as u64..(at + len) as u64;
+            let read = reader.read(node, wanted, Priority::OnDemand).await.expect("reads");
+            let whole: Vec<u8> = (at..(at + len).min(end + 105)).map(expected).collect();
+            assert_eq!(read, whole, "{at}");
+        }
+        let all = FetchTarget::File { file: node, range: 0..u64::MAX };
+        reader.fill(&all, Priority::Background).await.expect("fills");
+        let status = layer.status();
+        assert!(status.presence.is_complete());
+        assert_eq!((status.presence.bytes_total, status.fetched_bytes), (500_005, 500_005));
+    }
+    let used: u64 = disk.list().await.expect("lists").iter().map(|layer| layer.disk_bytes).sum();
+    assert!(used < 4 << 20, "{used} bytes on disk");
+    disk.close().await;
 }
 
 #[tokio::test]

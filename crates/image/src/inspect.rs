@@ -1,18 +1,22 @@
 //! What an image is made of, from its documents, footers and TOCs alone.
+mod toc;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bolide_core::{Digest, Error, ErrorKind, OpenedBlob, PrefetchMark, Result, TocIndex as _};
+use bolide_core::{Digest, Error, ErrorKind, PrefetchMark, Result, TocIndex as _};
 use bolide_estargz::{
-    Footer, LayerFormat, ListedFile, OpenedLayer, TocTrust,
-    format::{ANNOTATION_TOC_DIGEST, MAX_TOC_BYTES},
-    read_toc,
+    Footer, LayerFormat, ListedFile, OpenedLayer, RawToc, TocTrust, format::MAX_TOC_BYTES,
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
+use toc::{Found, Tocs};
+
 use crate::{Access, ImageSource, Location, Platform, blob_reader::blocking, manifest::Descriptor};
 
+/// What to read of a blob's end: the longest footer, with the header of its frame.
+const FOOTER: u64 = Footer::MAX_SIZE as u64 + 8;
 /// TOCs read at one time. Each may take [`MAX_TOC_BYTES`] and as much again for its index.
 const CONCURRENT_LAYERS: usize = 2;
 /// Most bytes of TOCs that are held for one report.
@@ -59,9 +63,11 @@ pub struct LayerReport {
     pub media_type: String,
     /// How it can be read.
     pub format: Format,
-    /// Digest of the TOC in the blob; none in a plain layer.
+    /// Digest of the TOC document; none of a plain layer, and of one whose TOC lies in an image that
+    /// is not there.
     pub toc_digest: Option<Digest>,
-    /// What the manifest says of that digest; none for a plain layer.
+    /// What the manifest says of that digest, or of that of its compressed form; none where there is
+    /// none.
     pub annotation: Option<Annotation>,
     /// What the TOC tells; none for a plain layer and for a TOC that is not the annotated one.
     #[serde(flatten)]
@@ -82,8 +88,26 @@ pub enum Format {
     Estargz,
     /// File by file, as stargz of CRFS.
     LegacyStargz,
+    /// File by file, as eStargz whose TOC lies in an image of its own.
+    EstargzExternalToc,
+    /// File by file, as zstd:chunked of the reference.
+    ZstdChunked,
+    /// File by file, as zstd:chunked of Podman, Buildah and skopeo.
+    ZstdChunkedPodman,
     /// As a whole only.
     Plain,
+}
+
+impl From<LayerFormat> for Format {
+    fn from(format: LayerFormat) -> Self {
+        match format {
+            LayerFormat::Estargz => Self::Estargz,
+            LayerFormat::LegacyStargz => Self::LegacyStargz,
+            LayerFormat::EstargzExternalToc => Self::EstargzExternalToc,
+            LayerFormat::ZstdChunked => Self::ZstdChunked,
+            LayerFormat::ZstdChunkedPodman => Self::ZstdChunkedPodman,
+        }
+    }
 }
 
 /// What the manifest says of a TOC's digest.
@@ -133,7 +157,8 @@ pub async fn inspect_image(
     options: &InspectOptions,
 ) -> Result<ImageReport> {
     let image = ImageSource::open(access, location, &options.platform).await?;
-    let inspection = Inspection { image: &image, options, kept: AtomicU64::new(0) };
+    let tocs = Tocs::new(access, location);
+    let inspection = Inspection { image: &image, tocs, options, kept: AtomicU64::new(0) };
     let layers = stream::iter(&image.manifest().layers)
         .map(|layer| async {
             let report = inspection.layer(layer).await;
@@ -152,15 +177,16 @@ pub async fn inspect_image(
 
 struct Inspection<'a> {
     image: &'a ImageSource,
+    tocs: Tocs<'a>,
     options: &'a InspectOptions,
     kept: AtomicU64,
 }
 
 impl Inspection<'_> {
     async fn layer(&self, layer: &Descriptor) -> Result<LayerReport> {
-        let annotated = annotated(layer)?;
+        let annotated = TocTrust::of_annotations(&layer.annotations)?;
         // Not the usual guess of a TOC's size: nothing but what is reported is read.
-        let opened = self.image.open_blob(layer, Footer::SIZE as u64).await?;
+        let opened = self.image.open_blob(layer, FOOTER).await?;
         let mut report = LayerReport {
             digest: layer.digest,
             size: layer.size,
@@ -172,42 +198,40 @@ impl Inspection<'_> {
             files: None,
             toc: None,
         };
-        match Footer::parse(&opened.tail, opened.source.size()) {
-            Ok(_) => self.describe(&opened, annotated, &mut report).await?,
-            Err(error) if error.kind() == ErrorKind::Unsupported => {}
-            Err(error) => return Err(error),
+        match self.tocs.find(&opened).await? {
+            Found::Toc(raw) => self.describe(raw, annotated, &mut report).await?,
+            Found::Missing(facts) => report.format = facts.format.into(),
+            Found::Plain => {}
         }
         Ok(report)
     }
 
     async fn describe(
         &self,
-        opened: &OpenedBlob,
-        annotated: Option<Digest>,
+        raw: RawToc,
+        annotated: Option<TocTrust>,
         report: &mut LayerReport,
     ) -> Result<()> {
-        let raw = read_toc(opened).await?;
         let list = self.options.files;
-        let (opened, files) = blocking(move || {
+        let (opened, annotation, files) = blocking(move || {
+            let compressed = raw.compressed_ground();
             // Not verified yet: whether it matches is what is asked.
             let opened = raw.index(TocTrust::Unverified)?;
-            let believed = annotated.is_none_or(|digest| digest == opened.index.digest());
-            let files = if list && believed { Some(opened.list()?) } else { None };
-            Ok((opened, files))
+            let ground = TocTrust::Digest(opened.index.digest());
+            let annotation = match annotated {
+                None => Annotation::Missing,
+                Some(said) if said == ground || Some(said) == compressed => Annotation::Matches,
+                Some(_) => Annotation::Differs,
+            };
+            let list = list && annotation != Annotation::Differs;
+            let files = list.then(|| opened.list()).transpose()?;
+            Ok((opened, annotation, files))
         })
         .await?;
-        let digest = opened.index.digest();
-        report.format = match opened.facts.format {
-            LayerFormat::Estargz => Format::Estargz,
-            LayerFormat::LegacyStargz => Format::LegacyStargz,
-        };
-        report.toc_digest = Some(digest);
-        report.annotation = Some(match annotated {
-            Some(annotated) if annotated == digest => Annotation::Matches,
-            Some(_) => Annotation::Differs,
-            None => Annotation::Missing,
-        });
-        if report.annotation != Some(Annotation::Differs) {
+        report.format = opened.facts.format.into();
+        report.toc_digest = Some(opened.index.digest());
+        report.annotation = Some(annotation);
+        if annotation != Annotation::Differs {
             report.contents = Some(contents(&opened));
         }
         if self.options.files || self.options.tocs {
@@ -226,12 +250,6 @@ impl Inspection<'_> {
         let rule = "the TOCs of an image that is listed may have 1 GiB together";
         Err(Error::new(ErrorKind::Exhausted, "image::inspect", rule).with_context("bytes", kept))
     }
-}
-
-fn annotated(layer: &Descriptor) -> Result<Option<Digest>> {
-    let text = layer.annotations.get(ANNOTATION_TOC_DIGEST);
-    let parsed = text.map(|text| text.parse()).transpose();
-    parsed.map_err(|error: Error| error.with_context("annotation", ANNOTATION_TOC_DIGEST))
 }
 
 fn contents(layer: &OpenedLayer) -> Contents {

@@ -4,7 +4,9 @@ mod support;
 use std::fs;
 
 use bolide_core::ErrorKind;
-use bolide_estargz::format::ANNOTATION_TOC_DIGEST;
+use bolide_estargz::format::{
+    ANNOTATION_LAYER_DIGEST, ANNOTATION_PODMAN_CHECKSUM, ANNOTATION_TOC_DIGEST,
+};
 use bolide_image::{
     Annotation, Format, ImageReport, InspectOptions, Layout, Location, Prefetch, inspect_image,
     manifest::media_type,
@@ -107,6 +109,120 @@ async fn listings_are_exact_and_only_tables_are_read() {
                 }
             }
             assert_eq!(found, made, "{name} {number}");
+        }
+    }
+}
+
+/// Images of other formats: tag, format, and layers with their annotation and their TOC's digest.
+type Other = (&'static str, &'static str, [(&'static str, &'static str, &'static str); 2]);
+
+const OTHERS: [Other; 3] = [
+    (
+        "zstdchunked",
+        "zstd-chunked",
+        [
+            (
+                "facf4cfe78a276d55ebe16ce3229b12658b7f0a136673144eac07e7e332ff819",
+                ANNOTATION_TOC_DIGEST,
+                "sha256:e8cfcb8fab639f08f821281da1bba2eb42fbe891597892c867120623f10fd029",
+            ),
+            (
+                "889a01bf4f5bd0e2fdbea42b9ce98512041a1fd704ef44615db28d771ee5b3f1",
+                ANNOTATION_TOC_DIGEST,
+                "sha256:9ebbef405c853cd772959c17cfe35c90806f5f53d66b30ded45ecffbb1917841",
+            ),
+        ],
+    ),
+    (
+        "podman",
+        "zstd-chunked-podman",
+        [
+            (
+                "3e0e2175e1a2abfaa256f35ffb20fd4dc0a308ff1d3f9dabcf450877d2f4dd40",
+                ANNOTATION_PODMAN_CHECKSUM,
+                "sha256:72b52a293eecec3d544dd8cb3bf866405d5e3abb4611cc9b76e2feab8d6a12df",
+            ),
+            (
+                "7da28f818d5afffa529b9d530e961e24aed5f918326256dcb4e92492eacf5584",
+                ANNOTATION_PODMAN_CHECKSUM,
+                "sha256:3ac39197500a96c661123b1cb110c89d392d6a14834ae83f77a3deceb2bb196f",
+            ),
+        ],
+    ),
+    (
+        "exttoc",
+        "estargz-external-toc",
+        [
+            (
+                "e2802306fa7b804054318f9bcf2a316cfb5a8b4f6c3fdcaefa90a924b344f69d",
+                ANNOTATION_TOC_DIGEST,
+                TOC1,
+            ),
+            (
+                "b63b7c7a1b886b3fe73505619b757ffb64672a58b6acc0bbb347bbbf9099a62e",
+                ANNOTATION_TOC_DIGEST,
+                TOC2,
+            ),
+        ],
+    ),
+];
+/// Blobs of the image of TOCs, and the layers they are of.
+const TOC_IMAGE: [(&str, &str); 2] = [
+    (
+        "409a345f9824832c3b7130e53bd5bb91700151e972097a31c789ec47e769cee2",
+        "sha256:e2802306fa7b804054318f9bcf2a316cfb5a8b4f6c3fdcaefa90a924b344f69d",
+    ),
+    (
+        "b7aab848dca3fbe8884452d061c8e774552d6c658c9ffeeeb2c3e7ff93c8ee95",
+        "sha256:b63b7c7a1b886b3fe73505619b757ffb64672a58b6acc0bbb347bbbf9099a62e",
+    ),
+];
+
+#[tokio::test]
+async fn other_formats_are_told_and_listed() {
+    let dir = tempdir().expect("dir");
+    let layout = sample(dir.path(), media_type::OCI_MANIFEST);
+    for (name, _, layers) in OTHERS {
+        let layers =
+            layers.map(|(hex, key, digest)| add_layer(&layout, hex, &json!({ (key): digest })));
+        add_image(&layout, media_type::OCI_MANIFEST, &layers, name);
+    }
+    let missing = inspect(&location(dir.path(), "exttoc"), true).await.expect("inspected");
+    for layer in missing.layers {
+        assert_eq!(layer.format, Format::EstargzExternalToc);
+        assert!(layer.toc_digest.is_none() && layer.annotation.is_none() && layer.files.is_none());
+    }
+    let tocs = TOC_IMAGE
+        .map(|(hex, layer)| add_layer(&layout, hex, &json!({ (ANNOTATION_LAYER_DIGEST): layer })));
+    add_image(&layout, media_type::OCI_MANIFEST, &tocs, "exttoc-esgztoc");
+    let server = serve(layout.clone()).await;
+    for (name, format, layers) in OTHERS {
+        for image in [location(dir.path(), name), reference(server.address(), name)] {
+            let report = inspect(&image, true).await.expect("inspected");
+            let document = serde_json::to_value(&report).expect("JSON");
+            for (number, (_, key, digest)) in layers.into_iter().enumerate() {
+                let layer = &document["layers"][number];
+                assert_eq!(
+                    (&layer["format"], &layer["annotation"]),
+                    (&json!(format), &json!("matches"))
+                );
+                let says_document = layer["toc_digest"] == digest;
+                assert_eq!(says_document, key == ANNOTATION_TOC_DIGEST, "{layer}");
+                let (mut found, mut made) = (layer["files"].clone(), json!(listing(number)));
+                for list in [&mut found, &mut made] {
+                    without_digests_of_nothing(list);
+                }
+                assert_eq!(found, made, "{name} {number}");
+            }
+        }
+    }
+}
+
+/// containers/storage says no digest of an empty file.
+fn without_digests_of_nothing(listing: &mut Value) {
+    for file in listing.as_array_mut().expect("a list") {
+        if file["size"] == 0 {
+            file.as_object_mut().expect("a file").remove("sha256");
         }
     }
 }

@@ -1,23 +1,27 @@
 //! The one place that names concrete backends: from a configuration to a working node.
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bolide_cache::{DiskLayerConfig, DiskLayerStore, MemoryCache};
 use bolide_core::{
-    BlobOpener, ChunkCache, Error, ErrorKind, MountOptions, Mounter, OpaqueXattr, Result,
+    BlobOpener, ChunkCache, Digest, Error, ErrorKind, MountOptions, Mounter, OpaqueXattr, Result,
 };
+use bolide_estargz::format::TOC_IMAGE_SUFFIX;
 use bolide_fetch::{
-    CredentialProvider, DockerConfigCredentials, ImageReference, Meter, NoCredentials,
-    NodeScheduler, OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig,
-    RetryPolicy, SchedulerConfig, WrapOpener,
+    CredentialProvider, DockerConfigCredentials, Meter, NoCredentials, NodeScheduler,
+    OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig, RetryPolicy,
+    SchedulerConfig, WrapOpener,
 };
 use bolide_fs::{FuseConfig, FuseMounter, ReadConfig, WorkerPool};
+use bolide_image::{Layout, Location};
 use bolide_prefetch::{Driver, DriverConfig};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::{
     Config, RemoteLayers,
     blocking::blocking,
-    layers::{LayerOptions, LayerParts, NodeLayers, Places},
+    layers::{LayerOptions, LayerParts, ManifestName, NodeLayers, Places},
     user_namespace,
 };
 
@@ -222,15 +226,23 @@ impl NodePlaces {
         })
     }
 
-    fn place(&self, reference: &str) -> Result<Arc<dyn BlobOpener>> {
-        if let Some(dir) = reference.strip_prefix("oci:").filter(|_| self.layouts) {
-            return Ok(Arc::new(OciLayoutOpener::new(dir)));
+    /// Where an image lies. Layouts only where they are allowed: elsewhere such a name is none.
+    fn location(&self, reference: &str) -> Result<Location> {
+        if self.layouts {
+            return reference.parse();
         }
-        let reference: ImageReference = reference.parse()?;
-        Ok(Arc::new(self.registries.repository(&reference)))
+        Ok(Location::Registry(reference.parse()?))
+    }
+
+    fn place(&self, reference: &str) -> Result<Arc<dyn BlobOpener>> {
+        match self.location(reference)? {
+            Location::Layout { dir, .. } => Ok(Arc::new(OciLayoutOpener::new(dir))),
+            Location::Registry(reference) => Ok(Arc::new(self.registries.repository(&reference))),
+        }
     }
 }
 
+#[async_trait]
 impl Places for NodePlaces {
     fn opener(&self, reference: &str) -> Result<Arc<dyn BlobOpener>> {
         let opener = WrapOpener::new(self.place(reference)?)
@@ -239,6 +251,44 @@ impl Places for NodePlaces {
             .with_retry(self.retry.clone());
         Ok(Arc::new(opener))
     }
+
+    async fn manifest(&self, reference: &str, wanted: ManifestName) -> Result<Bytes> {
+        match self.location(reference)? {
+            Location::Layout { dir, tag } => {
+                blocking("assembly::manifest", move || layout_manifest(dir, tag.as_deref(), wanted))
+                    .await
+            }
+            Location::Registry(image) => {
+                let name = match wanted {
+                    ManifestName::Digest(digest) => digest.to_string(),
+                    ManifestName::TocImage => toc_image(image.tag())?,
+                };
+                let repository = self.registries.repository(&image);
+                let read = || {
+                    let read = async { Ok(repository.manifest(&name).await?.bytes) };
+                    self.meter.count(read)
+                };
+                self.retry.run(Digest::of(name.as_bytes()), read).await
+            }
+        }
+    }
+}
+
+fn layout_manifest(dir: PathBuf, tag: Option<&str>, wanted: ManifestName) -> Result<Bytes> {
+    let layout = Layout::open(dir)?;
+    let document = match wanted {
+        ManifestName::Digest(digest) => layout.document_by_digest(digest)?,
+        ManifestName::TocImage => layout.document(&layout.resolve(Some(&toc_image(tag)?))?)?,
+    };
+    Ok(document.into())
+}
+
+/// The tag of the image of TOCs beside that of a tag.
+fn toc_image(tag: Option<&str>) -> Result<String> {
+    tag.map(|tag| format!("{tag}{TOC_IMAGE_SUFFIX}")).ok_or_else(|| {
+        let rule = "an image of TOCs is found by its image's tag: name the image by its tag";
+        Error::new(ErrorKind::Malformed, "assembly::manifest", rule)
+    })
 }
 
 /// Tries often enough that a read which a process waits for is given up by its own limit, not by

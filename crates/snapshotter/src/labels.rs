@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use bolide_core::{Digest, Error, ErrorKind, Result};
+use bolide_estargz::TocTrust;
 
 /// Labels of a snapshot, in the order of their keys.
 pub type Labels = BTreeMap<String, String>;
@@ -16,6 +17,11 @@ pub const REMOTE_VALUE: &str = "remote snapshot";
 pub const NOT_LAZY: &str = "containerd.io/snapshot/bolide.not-lazy";
 /// Digest of the layer's TOC, from the annotation of its descriptor.
 pub const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+/// Digest of a zstd:chunked layer's TOC as it lies in its blob. containerd forwards no annotation that
+/// says this, so `bolide pull` does, and the service itself once it has asked the registry.
+pub const MANIFEST_CHECKSUM: &str = "containerd.io/snapshot/bolide/zstd-chunked.manifest-checksum";
+/// Digest of the image's manifest, from containerd's CRI plugin and transfer service.
+pub const IMAGE_MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
 /// Bytes to prefetch where the layer does not say, in decimal.
 pub const PREFETCH_SIZE: &str = "containerd.io/snapshot/remote/stargz.prefetch";
 /// Present when the client asks not to verify.
@@ -57,8 +63,10 @@ pub struct RemoteLayerRequest {
     pub reference: String,
     /// Digest of the blob.
     pub layer_digest: Digest,
-    /// Digest of the TOC, where the manifest annotates it.
-    pub toc_digest: Option<Digest>,
+    /// What vouches for its TOC, where the manifest says and the client passed it on.
+    pub trust: Option<TocTrust>,
+    /// Digest of the image's manifest, which may say what the client did not pass on.
+    pub image_manifest: Option<Digest>,
     /// Bytes to prefetch where the layer does not say.
     pub prefetch_size: Option<u64>,
     /// Whether the client asks not to verify. Heeded only where the operator allows it.
@@ -86,9 +94,6 @@ impl RemoteLayerRequest {
         let (reference, digest, dialect) = named.ok_or_else(missing)?;
         let layer_digest: Digest =
             digest.parse().map_err(|error: Error| error.with_context("label", dialect.digest))?;
-        let toc_digest = labels.get(TOC_DIGEST).map(|text| text.parse()).transpose();
-        let toc_digest =
-            toc_digest.map_err(|error: Error| error.with_context("label", TOC_DIGEST))?;
         let mut image_layers = Vec::new();
         let listed = labels.get(dialect.layers).map_or("", String::as_str).split(',');
         for layer in listed.take(MAX_LAYERS).filter_map(|text| text.trim().parse().ok()) {
@@ -102,11 +107,34 @@ impl RemoteLayerRequest {
             parent: parent.to_owned(),
             reference: reference.clone(),
             layer_digest,
-            toc_digest,
+            trust: trust(labels)?,
+            image_manifest: labels.get(IMAGE_MANIFEST).and_then(|text| text.parse().ok()),
             prefetch_size: labels.get(PREFETCH_SIZE).and_then(|size| size.parse().ok()),
             skip_verify: labels.contains_key(SKIP_VERIFY),
             image_layers,
         })
+    }
+}
+
+/// What labels vouch for: the digest of the document before that of its compressed form.
+fn trust(labels: &Labels) -> Result<Option<TocTrust>> {
+    let said = |key: &'static str| {
+        let parsed = labels.get(key).map(|text| text.parse()).transpose();
+        parsed.map_err(|error: Error| error.with_context("label", key))
+    };
+    if let Some(digest) = said(TOC_DIGEST)? {
+        return Ok(Some(TocTrust::Digest(digest)));
+    }
+    Ok(said(MANIFEST_CHECKSUM)?.map(TocTrust::Compressed))
+}
+
+/// The label that says what vouches for a layer's TOC; none for one that nothing vouches for.
+#[must_use]
+pub fn of_trust(trust: TocTrust) -> Option<(&'static str, String)> {
+    match trust {
+        TocTrust::Digest(digest) => Some((TOC_DIGEST, digest.to_string())),
+        TocTrust::Compressed(digest) => Some((MANIFEST_CHECKSUM, digest.to_string())),
+        TocTrust::Unverified => None,
     }
 }
 
@@ -183,7 +211,8 @@ mod tests {
                 parent: "below".into(),
                 reference: "docker.io/library/python:3".into(),
                 layer_digest: digest(1),
-                toc_digest: Some(digest(9)),
+                trust: Some(TocTrust::Digest(digest(9))),
+                image_manifest: None,
                 prefetch_size: Some(10 << 20),
                 skip_verify: false,
                 image_layers: vec![digest(2), digest(3)],
@@ -213,11 +242,45 @@ mod tests {
             error.to_string()
         };
         assert!(refused(&labels(&[(TARGET, "t")])).contains("cri.image-ref"));
-        for key in [DIALECTS[1].digest, TOC_DIGEST] {
+        for key in [DIALECTS[1].digest, TOC_DIGEST, MANIFEST_CHECKSUM] {
             let mut labels = complete();
+            labels.remove(TOC_DIGEST);
             labels.insert(key.into(), "sha256:../../etc".into());
             assert!(refused(&labels).contains(key), "{key}");
         }
+    }
+
+    #[test]
+    fn what_vouches_for_a_toc_is_said_in_one_of_two_ways() {
+        let trust = |labels: &Labels| {
+            let request = RemoteLayerRequest::from_labels("", labels).expect("remote");
+            request.expect("complete").trust
+        };
+        let mut labels = complete();
+        labels.insert(MANIFEST_CHECKSUM.into(), digest(8).to_string());
+        assert_eq!(trust(&labels), Some(TocTrust::Digest(digest(9))));
+        labels.remove(TOC_DIGEST);
+        assert_eq!(trust(&labels), Some(TocTrust::Compressed(digest(8))));
+        labels.remove(MANIFEST_CHECKSUM);
+        labels.insert(IMAGE_MANIFEST.into(), digest(7).to_string());
+        assert_eq!(trust(&labels), None);
+        for said in [TocTrust::Digest(digest(1)), TocTrust::Compressed(digest(2))] {
+            let (key, value) = of_trust(said).expect("a label");
+            assert_eq!(
+                trust(
+                    &[&complete_without_trust()[..], &[(key.into(), value)]]
+                        .concat()
+                        .into_iter()
+                        .collect()
+                ),
+                Some(said)
+            );
+        }
+        assert_eq!(of_trust(TocTrust::Unverified), None);
+    }
+
+    fn complete_without_trust() -> Vec<(String, String)> {
+        complete().into_iter().filter(|(key, _)| key != TOC_DIGEST).collect()
     }
 
     #[test]

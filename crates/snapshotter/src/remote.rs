@@ -3,6 +3,7 @@ use std::{fmt, path::Path};
 
 use async_trait::async_trait;
 use bolide_core::{Digest, Result};
+use bolide_estargz::TocTrust;
 use serde::{Deserialize, Serialize};
 
 use crate::labels::RemoteLayerRequest;
@@ -12,6 +13,9 @@ use crate::labels::RemoteLayerRequest;
 pub struct MountedInfo {
     /// Digest its TOC was verified against, or has.
     pub toc: Digest,
+    /// On what ground it is believed. Kept with the snapshot, so that it is known after a restart
+    /// without asking anyone.
+    pub trust: TocTrust,
     /// Name of the mounter that shows it.
     pub mounter: &'static str,
 }

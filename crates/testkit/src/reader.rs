@@ -22,18 +22,26 @@ impl FileReader for BlobReader {
     }
 
     async fn read(&self, file: NodeId, range: Range<u64>, _: Priority) -> Result<Bytes> {
+        let size = self.0.toc.attr(file)?.size;
+        let range = range.start..range.end.min(size);
         let mut wanted = Vec::new();
         self.0.toc.for_each_chunk(file, range.clone(), &mut |span| {
-            let start = range.start.max(span.file_offset) - span.file_offset;
-            let end = range.end.min(span.file_offset + span.key.len) - span.file_offset;
+            let start = range.start.max(span.file_offset);
+            let end = range.end.min(span.file_offset + span.key.len);
             // Members of a layer in memory are chunks as they are.
-            wanted.push(span.member.start() + start..span.member.start() + end);
+            let member = span.member.start();
+            wanted
+                .push((start, member + start - span.file_offset..member + end - span.file_offset));
             ControlFlow::Continue(())
         })?;
-        let mut out = BytesMut::new();
-        for range in wanted {
-            let piece = self.0.blob.read_at(ByteRange::new(range)?, ReadOptions::default());
-            out.extend_from_slice(&piece.await?);
+        // What no chunk covers is a hole.
+        let len = range.end.saturating_sub(range.start);
+        let mut out = BytesMut::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
+        for (start, member) in wanted {
+            let piece =
+                self.0.blob.read_at(ByteRange::new(member)?, ReadOptions::default()).await?;
+            let at = usize::try_from(start - range.start).unwrap_or(usize::MAX);
+            out[at..at + piece.len()].copy_from_slice(&piece);
         }
         Ok(out.freeze())
     }

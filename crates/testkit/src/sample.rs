@@ -53,6 +53,11 @@ pub fn every_kind() -> Result<MemoryLayer> {
         )?
         .special("run/pipe", NodeKind::Fifo, NodeMeta::with_perm(0o600))?
         .file("data/exact", &noise(8192, 9), NodeMeta::with_perm(0o600))?
+        .sparse_file(
+            "data/sparse",
+            &[(3000, &noise(5000, 13)), (10_000, b"x"), (1 << 20, b"end"), (7, b"")],
+            NodeMeta::with_perm(0o600),
+        )?
         .build();
     Ok(layer)
 }

@@ -30,6 +30,7 @@ enum Fault {
     FindsAnything,
     DropsLastChunk,
     IgnoresRange,
+    HidesHoles,
     Misplaced,
     BlobBackwards,
     BlobTwice,
@@ -157,6 +158,18 @@ impl TocIndex for Faulty {
         Ok(())
     }
 
+    fn for_each_hole(
+        &self,
+        file: NodeId,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(Range<u64>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if self.fault == Fault::HidesHoles {
+            return Ok(());
+        }
+        self.inner.for_each_hole(file, range, visit)
+    }
+
     fn for_each_chunk_in_blob(
         &self,
         range: ByteRange,
@@ -210,6 +223,7 @@ fn every_clause_can_fail() {
         (Fault::FindsAnything, "lookup"),
         (Fault::DropsLastChunk, "tiled"),
         (Fault::IgnoresRange, "tiled"),
+        (Fault::HidesHoles, "tiled"),
         (Fault::Misplaced, "laid out"),
         (Fault::BlobBackwards, "blob order"),
         (Fault::BlobTwice, "blob order"),

@@ -1,7 +1,7 @@
 //! The image that is shown: its documents, and a way to its layers.
 use anyhow::{Context as _, Result, ensure};
 use bolide_core::Digest;
-use bolide_estargz::format::ANNOTATION_TOC_DIGEST;
+use bolide_estargz::TocTrust;
 use bolide_image::{Access, ImageSource, Location, Platform, manifest::Descriptor};
 use bolide_snapshotter::RemoteLayerRequest;
 use serde::Deserialize;
@@ -19,16 +19,15 @@ pub(crate) struct SourceImage {
 impl SourceImage {
     /// Reads the documents of the image at a place, for this machine.
     pub(crate) async fn open(location: &Location, plain_http: &[String]) -> Result<Self> {
-        let (reference, access) = match location {
-            Location::Layout { dir, .. } => (format!("oci:{}", dir.display()), Access::layouts()),
-            Location::Registry(reference) => {
-                let client = registry::client(plain_http)?;
-                (reference.to_string(), Access::layouts().with_registries(client))
+        let access = match location {
+            Location::Layout { .. } => Access::layouts(),
+            Location::Registry(_) => {
+                Access::layouts().with_registries(registry::client(plain_http)?)
             }
         };
         let image = ImageSource::open(&access, location, &Platform::host()).await?;
         ensure!(!image.manifest().layers.is_empty(), "an image without layers has nothing to show");
-        Ok(Self { reference, image })
+        Ok(Self { reference: location.to_string(), image })
     }
 
     /// The image and its blobs.
@@ -44,7 +43,7 @@ impl SourceImage {
     /// What to ask a node for; `None` for a layer that cannot be lazy.
     pub(crate) fn request(&self, number: usize) -> Option<RemoteLayerRequest> {
         let layer = self.layers().get(number)?;
-        let toc_digest = layer.annotations.get(ANNOTATION_TOC_DIGEST)?.parse().ok()?;
+        let trust = TocTrust::of_annotations(&layer.annotations).ok().flatten()?;
         let chain = self.image.config().chain_ids();
         let name = |at: Option<&Digest>| at.map_or_else(String::new, Digest::to_string);
         Some(RemoteLayerRequest {
@@ -52,7 +51,8 @@ impl SourceImage {
             parent: name(number.checked_sub(1).and_then(|below| chain.get(below))),
             reference: self.reference.clone(),
             layer_digest: layer.digest,
-            toc_digest: Some(toc_digest),
+            trust: Some(trust),
+            image_manifest: None,
             prefetch_size: None,
             skip_verify: false,
             image_layers: Vec::new(),

@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use bolide_core::ErrorKind;
 use bolide_snapshotter::{
     Config, LayerReport,
     assembly::{Node, Surroundings},
@@ -55,12 +56,22 @@ impl LazyStack {
 
     async fn show(&self, image: &SourceImage, number: usize) -> Result<()> {
         let target = self.stack.dir.join(&self.stack.layers[number]);
-        if let Some(request) = image.request(number) {
-            self.node.layers().mount(&number.to_string(), &request, &target).await?;
-            return Ok(());
-        }
         let layer = &image.layers()[number];
-        tracing::warn!(layer = %layer.digest, "no eStargz layer: it is fetched whole");
+        match image.request(number) {
+            Some(request) => {
+                match self.node.layers().mount(&number.to_string(), &request, &target).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) if is_not_lazy(&error) => {
+                        tracing::warn!(layer = %layer.digest, %error, "not lazy: it is fetched whole");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            None => tracing::warn!(
+                layer = %layer.digest,
+                "nothing vouches for a TOC of this layer: it is fetched whole"
+            ),
+        }
         full::unpack(image.image(), layer, &target, &self.scratch).await
     }
 
@@ -83,6 +94,12 @@ impl LazyStack {
     pub(crate) async fn shutdown(self) {
         self.node.shutdown().await;
     }
+}
+
+/// Whether a layer has no TOC, or one that is not found: as a whole it may be sound. What is there
+/// and wrong is not passed over.
+fn is_not_lazy(error: &bolide_core::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound)
 }
 
 /// Fetches and unpacks every layer into directories below `dir`, which exists.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bolide_core::Digest;
+use bolide_estargz::TocTrust;
 use bolide_fetch::ImageReference;
 use bolide_image::manifest::{Descriptor, Index, Manifest};
-use bolide_snapshotter::labels::{NOT_LAZY, PREFETCH_SIZE, REMOTE, TARGET, TOC_DIGEST};
+use bolide_snapshotter::labels::{NOT_LAZY, PREFETCH_SIZE, REMOTE, TARGET, of_trust};
 
 /// Labels of a blob or a snapshot.
 pub(super) type Labels = HashMap<String, String>;
@@ -17,7 +18,6 @@ const INHERITED: &str = "containerd.io/snapshot/";
 const REFERENCE: &str = "containerd.io/snapshot/remote/stargz.reference";
 const DIGEST: &str = "containerd.io/snapshot/remote/stargz.digest";
 const LAYERS: &str = "containerd.io/snapshot/remote/stargz.layers";
-const ZSTD_CHUNKED: &str = "io.containers.zstd-chunked.manifest-checksum";
 
 /// diffID of a compressed layer.
 pub(super) const UNCOMPRESSED: &str = "containerd.io/uncompressed";
@@ -81,6 +81,8 @@ pub(super) fn of_snapshot(
     let mut labels = Labels::new();
     if let Some(layer) = upwards.first() {
         labels.extend(inherited(&layer.annotations));
+        // Of zstd:chunked layers the annotation that vouches is not one that is inherited.
+        labels.extend(trust(layer).and_then(of_trust).map(|(key, value)| (key.to_owned(), value)));
         labels.insert(DIGEST.to_owned(), layer.digest.to_string());
     }
     labels.insert(LAYERS.to_owned(), listed(upwards));
@@ -125,13 +127,21 @@ fn fits(key: &str, value: &str) -> bool {
     key.len() + value.len() <= MAX_LABEL
 }
 
+/// What vouches for a layer's TOC. An annotation that is no digest vouches for nothing.
+fn trust(layer: &Descriptor) -> Option<TocTrust> {
+    TocTrust::of_annotations(&layer.annotations).ok().flatten()
+}
+
 /// Whether the manifest says that a layer has a TOC.
 pub(super) fn names_toc(layer: &Descriptor) -> bool {
-    [TOC_DIGEST, ZSTD_CHUNKED].iter().any(|key| layer.annotations.contains_key(*key))
+    trust(layer).is_some()
 }
 
 #[cfg(test)]
 mod tests {
+    use bolide_estargz::format::{
+        ANNOTATION_PODMAN_CHECKSUM, ANNOTATION_TOC_DIGEST, ANNOTATION_ZSTD_CHECKSUM,
+    };
     use bolide_snapshotter::RemoteLayerRequest;
 
     use super::*;
@@ -158,7 +168,7 @@ mod tests {
     fn the_snapshotter_reads_what_is_asked_of_it() {
         let mut layers = [layer(0), layer(1), layer(2)];
         let toc = Digest::of(b"toc");
-        layers[1].annotations.insert(TOC_DIGEST.to_owned(), toc.to_string());
+        layers[1].annotations.insert(ANNOTATION_TOC_DIGEST.to_owned(), toc.to_string());
         let chain_id = Digest::of(b"chain");
         let sent = of_snapshot(
             &reference(),
@@ -170,9 +180,27 @@ mod tests {
         let request = request.expect("remote").expect("complete");
         assert_eq!(request.target, chain_id.to_string());
         assert_eq!(request.reference, "docker.io/library/python:3");
-        assert_eq!((request.layer_digest, request.toc_digest), (layers[1].digest, Some(toc)));
+        assert_eq!(request.layer_digest, layers[1].digest);
+        assert_eq!(request.trust, Some(TocTrust::Digest(toc)));
         assert_eq!(request.image_layers, [layers[2].digest]);
         assert_eq!(request.prefetch_size, Some(1 << 20));
+    }
+
+    #[test]
+    fn what_podman_says_of_a_layer_reaches_the_snapshotter() {
+        let checksum = Digest::of(b"checksum");
+        for key in [ANNOTATION_PODMAN_CHECKSUM, ANNOTATION_ZSTD_CHECKSUM] {
+            let mut layer = layer(0);
+            assert!(!names_toc(&layer));
+            layer.annotations.insert(key.to_owned(), checksum.to_string());
+            assert!(names_toc(&layer));
+            let sent = of_snapshot(&reference(), &[&layer], Digest::of(b"chain"), None);
+            let request = RemoteLayerRequest::from_labels("", &sent.into_iter().collect());
+            let trust = request.expect("remote").expect("complete").trust;
+            assert_eq!(trust, Some(TocTrust::Compressed(checksum)), "{key}");
+            layer.annotations.insert(key.to_owned(), "no digest".to_owned());
+            assert!(!names_toc(&layer));
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -101,12 +100,31 @@ impl MemoryLayerBuilder {
     }
 
     /// Adds a file.
-    pub fn file(mut self, path: &str, content: &[u8], meta: NodeMeta) -> Result<Self> {
+    pub fn file(self, path: &str, content: &[u8], meta: NodeMeta) -> Result<Self> {
+        self.sparse_file(path, &[(0, content)], meta)
+    }
+
+    /// Adds a file of holes and content: each piece is so many zeros of a hole, and what follows it.
+    pub fn sparse_file(
+        mut self,
+        path: &str,
+        pieces: &[(u64, &[u8])],
+        meta: NodeMeta,
+    ) -> Result<Self> {
         let id = self.add(path, NodeKind::File, meta)?;
-        let chunks = self.add_content(id, content)?;
+        let too_many = |_| refuse("too many chunks", path);
+        let first = u32::try_from(self.chunks.len()).map_err(too_many)?;
+        let mut size = 0;
+        for (hole, content) in pieces {
+            size += hole;
+            self.add_content(id, size, content)?;
+            size += content.len() as u64;
+        }
+        self.image_size += size.next_multiple_of(BLOCK);
+        let end = u32::try_from(self.chunks.len()).map_err(too_many)?;
         let node = self.at(id);
-        node.attr.size = content.len() as u64;
-        node.chunks = chunks;
+        node.attr.size = size;
+        node.chunks = first..end;
         Ok(self)
     }
 
@@ -221,12 +239,12 @@ impl MemoryLayerBuilder {
         Ok(id)
     }
 
-    fn add_content(&mut self, file: NodeId, content: &[u8]) -> Result<Range<u32>> {
-        let too_many = |_| refuse("too many chunks", file.0);
-        let first = u32::try_from(self.chunks.len()).map_err(too_many)?;
+    /// Cuts content into chunks, from `start` in its file.
+    fn add_content(&mut self, file: NodeId, start: u64, content: &[u8]) -> Result<()> {
         for (number, piece) in content.chunks(self.chunk_size).enumerate() {
-            let file_offset = (number * self.chunk_size) as u64;
-            let index = u32::try_from(self.chunks.len()).map_err(too_many)?;
+            let file_offset = start + (number * self.chunk_size) as u64;
+            let index =
+                u32::try_from(self.chunks.len()).map_err(|_| refuse("too many chunks", file.0))?;
             self.chunks.push(ChunkSpan {
                 index: ChunkIndex(index),
                 file,
@@ -239,8 +257,7 @@ impl MemoryLayerBuilder {
             });
             self.blob.extend_from_slice(piece);
         }
-        self.image_size += (content.len() as u64).next_multiple_of(BLOCK);
-        Ok(first..u32::try_from(self.chunks.len()).map_err(too_many)?)
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fmt,
     hash::BuildHasher as _,
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     os::unix::ffi::OsStrExt as _,
 };
 
@@ -45,21 +45,34 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Compares the next entry of the tar.
-    pub(super) fn entry(&mut self, entry: &TarEntry) -> Result<()> {
+    /// Compares the next entry of the tar; returns which parts of its payload must be zeros, in order.
+    pub(super) fn entry(&mut self, entry: &TarEntry) -> Result<Vec<Range<u64>>> {
         if is_reserved(&entry.name) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let parts = clean(&entry.name)?;
         let path = parts.join(&b'/');
         self.forget(&path, entry.kind == b'5');
         let Some(node) = self.walk(&parts)? else {
             self.report(path, "it is in the tar and not in the TOC");
-            return Ok(());
+            return Ok(Vec::new());
         };
         if let Some(difference) = self.difference(node, entry)? {
             self.report(path, difference);
+            return Ok(Vec::new());
         }
+        let mut holes = Vec::new();
+        self.toc.for_each_hole(node, 0..entry.size, &mut |hole| {
+            holes.push(hole);
+            ControlFlow::Continue(())
+        })?;
+        Ok(holes)
+    }
+
+    /// Notes that a hole that [`entry`](Self::entry) told of is none in the tar.
+    pub(super) fn hole_is_filled(&mut self, entry: &TarEntry, at: u64) -> Result<()> {
+        let path = clean(&entry.name)?.join(&b'/');
+        self.report(path, format!("the TOC has a hole at {at}, the tar content"));
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! may describe another tree than the tar does, which other runtimes would unpack.
 mod compare;
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 
 use bolide_core::{Digest, Digester, Error, ErrorKind, Result, TocIndex};
 
@@ -28,13 +28,15 @@ pub struct BlobVerdict {
 
 /// Reads a whole blob (gzip or zstd over tar, or a tar) and compares it with its index, entry by
 /// entry: name, type, size, permissions, owner, modification time in seconds, target, device and
-/// extended attributes. Content is not compared; chunk digests cover it.
+/// extended attributes. Content is not compared, chunk digests cover it; but of the holes of a file,
+/// which have none that is always checked, that they are zeros.
 ///
 /// It reads and computes for as long as the blob is large: use it off the runtime's workers. Memory
 /// does not grow with the blob, only by some bytes for each name of the index.
 ///
 /// `Corrupt` when the blob is not the expected one; `Malformed` when it is no compressed tar, or
-/// unpacks to much more than its index describes; `Io` when it cannot be read.
+/// unpacks to much more than its index describes; `Exhausted` when that is more than 1 TiB; `Io` when
+/// it cannot be read.
 pub fn check_blob(
     blob: &mut dyn Read,
     expected: Digest,
@@ -60,20 +62,67 @@ pub fn check_blob(
     Ok(BlobVerdict { blob: found, diff_id, disagreements })
 }
 
+/// Largest layer that is checked, in bytes: a quarter of an hour's work. Holes can make a layer larger
+/// than any time would do.
+const MAX_CHECKED: u64 = 1 << 40;
+
 fn read_tar(raw: &mut dyn Read, toc: &dyn TocIndex) -> Result<(Digest, Vec<String>)> {
+    if toc.image_size() > MAX_CHECKED {
+        let rule = "a layer of more than 1 TiB is not checked as a whole";
+        return Err(Error::new(ErrorKind::Exhausted, "check_blob::tar", rule)
+            .with_context("bytes", toc.image_size()));
+    }
     let unpacked = decompress(BufReader::with_capacity(64 * 1024, raw))?;
     let mut tar = Hashing::new(Limited { inner: unpacked, left: limit(toc) });
     let mut comparison = Comparison::new(toc);
     while let Some(entry) = next_entry(&mut tar)? {
-        let payload = entry.size + padding(entry.size);
-        let skipped = io::copy(&mut (&mut tar).take(payload), &mut io::sink()).map_err(unread)?;
-        if skipped < payload {
-            return Err(malformed("the tar is cut short inside a file"));
+        let holes = comparison.entry(&entry)?;
+        let mut filled = None;
+        let mut at = 0;
+        for hole in holes {
+            skip(&mut tar, hole.start.saturating_sub(at))?;
+            if !is_zeros(&mut tar, hole.end - hole.start)? {
+                filled = filled.or(Some(hole.start));
+            }
+            at = hole.end;
         }
-        comparison.entry(&entry)?;
+        skip(&mut tar, (entry.size - at) + padding(entry.size))?;
+        if let Some(at) = filled {
+            comparison.hole_is_filled(&entry, at)?;
+        }
     }
     io::copy(&mut tar, &mut io::sink()).map_err(unread)?;
     Ok((tar.digester.finish(), comparison.finish()?))
+}
+
+fn skip(tar: &mut dyn Read, len: u64) -> Result<()> {
+    let skipped = io::copy(&mut tar.take(len), &mut io::sink()).map_err(unread)?;
+    if skipped == len { Ok(()) } else { Err(cut_short()) }
+}
+
+/// Whether the next bytes are all zero. Reads all of them.
+fn is_zeros(tar: &mut dyn Read, len: u64) -> Result<bool> {
+    let mut zeros = Zeros(true);
+    let read = io::copy(&mut tar.take(len), &mut zeros).map_err(unread)?;
+    if read == len { Ok(zeros.0) } else { Err(cut_short()) }
+}
+
+/// Whether all that was written is zero.
+struct Zeros(bool);
+
+impl Write for Zeros {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0 &= buf.iter().all(|byte| *byte == 0);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn cut_short() -> Error {
+    malformed("the tar is cut short inside a file")
 }
 
 /// How many bytes an honest layer may unpack to: its files, also when an earlier version of each is

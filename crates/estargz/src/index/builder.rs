@@ -4,23 +4,25 @@ use std::{
     ops::Range,
 };
 
-use bolide_core::{ByteRange, Digest, NodeAttr, NodeId, NodeKind, PrefetchMark, Result, Timestamp};
+use bolide_core::{
+    ByteRange, Codec, Digest, NodeAttr, NodeId, NodeKind, PrefetchMark, Result, Timestamp,
+};
 use bytes::Bytes;
 
 use super::{
     Dirent, EstargzIndex, Node, Xattrs,
     chunks::{self, RawFile},
-    fields::{clean, kind_of, mtime, owner, raw_chunk, refuse, unsigned, xattrs},
+    fields::{clean, kind_of, link_of, mtime, name_of, owner, raw_chunk, refuse, unsigned, xattrs},
     names::{Name, Names},
 };
 use crate::{
-    format,
+    BlobFacts, format,
     toc::{self, TocEntry},
 };
 
 /// Builds the index of a document that was verified.
-pub(super) fn build(json: &[u8], digest: Digest, toc_offset: u64) -> Result<EstargzIndex> {
-    let mut builder = Builder::default();
+pub(super) fn build(json: &[u8], digest: Digest, facts: &BlobFacts) -> Result<EstargzIndex> {
+    let mut builder = Builder { payload_end: facts.toc_offset, ..Builder::default() };
     builder.nodes.push(draft(NodeKind::Directory));
     let mut count = 0_u32;
     let read = toc::for_each_entry(json, &mut |entry| {
@@ -31,7 +33,10 @@ pub(super) fn build(json: &[u8], digest: Digest, toc_offset: u64) -> Result<Esta
         })
     });
     match read {
-        Ok(()) => builder.finish(digest, toc_offset),
+        Ok(()) => {
+            let codec = if facts.format.is_zstd() { Codec::Zstd } else { Codec::Gzip };
+            builder.finish(digest, codec)
+        }
         Err(error) => Err(error.into_error()),
     }
 }
@@ -50,7 +55,9 @@ struct Builder {
     hard_links: HashMap<u32, Vec<u8>>,
     links: HashMap<u32, Bytes>,
     xattrs: HashMap<u32, Xattrs>,
+    /// Where members start.
     members: BTreeSet<u64>,
+    payload_end: u64,
     mark: PrefetchMark,
 }
 
@@ -66,14 +73,15 @@ impl Builder {
         if count > format::MAX_ENTRIES {
             return Err(refuse("a TOC may have 2,000,000 entries"));
         }
-        if entry.offset > 0 {
+        if entry.offset > 0 && !is_short_hole(entry) {
             self.members.insert(unsigned(entry.offset, "offset")?);
         }
         if entry.kind == "chunk" {
             return self.add_chunk(entry);
         }
         self.last_file = None;
-        let path = clean(entry.name.as_bytes())?;
+        let name = name_of(entry)?;
+        let path = clean(&name)?;
         if self.is_landmark(&path, entry)? {
             return Ok(());
         }
@@ -176,18 +184,19 @@ impl Builder {
     }
 
     fn add_hard_link(&mut self, id: u32, entry: &TocEntry) -> Result<()> {
-        let target = clean(entry.link_name.as_bytes())?.join(&b'/');
+        let target = clean(&link_of(entry)?)?.join(&b'/');
         self.xattrs.remove(&id);
         self.hard_links.insert(id, target);
         Ok(())
     }
 
     fn add_symlink(&mut self, id: u32, entry: &TocEntry) -> Result<()> {
-        if entry.link_name.is_empty() || entry.link_name.len() >= format::MAX_PATH {
+        let target = link_of(entry)?;
+        if target.is_empty() || target.len() >= format::MAX_PATH {
             return Err(refuse("the target of a symbolic link must have 1 to 4095 bytes"));
         }
-        self.draft(id)?.attr.size = entry.link_name.len() as u64;
-        self.links.insert(id, Bytes::copy_from_slice(entry.link_name.as_bytes()));
+        self.draft(id)?.attr.size = target.len() as u64;
+        self.links.insert(id, Bytes::copy_from_slice(&target));
         Ok(())
     }
 
@@ -248,13 +257,13 @@ impl Builder {
         Ok(resolved)
     }
 
-    fn finish(mut self, digest: Digest, toc_offset: u64) -> Result<EstargzIndex> {
+    fn finish(mut self, digest: Digest, codec: Codec) -> Result<EstargzIndex> {
         let targets = self.resolve()?;
         let mut tree = Tree::grow(&self, &targets)?;
         let files = tree.number.iter().filter_map(|(old, new)| {
             self.files.remove(old).map(|file| RawFile { node: *new, ..file })
         });
-        let layout = chunks::lay_out(files.collect(), &self.members, toc_offset)?;
+        let layout = chunks::lay_out(files.collect(), &self.members, self.payload_end)?;
         for (node, range) in layout.files {
             if let Some(node) = tree.nodes.get_mut(node as usize) {
                 node.range = range;
@@ -262,13 +271,14 @@ impl Builder {
         }
         let renumber = |id: u32| tree.number.get(&id).copied();
         let mark = match self.mark {
-            PrefetchMark::UpTo(range) if range.end() > toc_offset => {
+            PrefetchMark::UpTo(range) if range.end() > self.payload_end => {
                 return Err(refuse("the landmark must lie before the TOC"));
             }
             mark => mark,
         };
         Ok(EstargzIndex {
             digest,
+            codec,
             links: self
                 .links
                 .into_iter()
@@ -370,6 +380,14 @@ impl Tree {
     fn at(&mut self, node: u32) -> Result<&mut Node> {
         self.nodes.get_mut(NodeId(node).0 as usize).ok_or_else(|| refuse("a node without a number"))
     }
+}
+
+/// Whether an entry is a hole whose zeros, compressed, are a few bytes in the blob. They ride along
+/// with the member before them, so that a blob whose chunks were all fetched was fetched as a whole.
+fn is_short_hole(entry: &TocEntry) -> bool {
+    // A block of zstd gives 128 KiB for four bytes.
+    const SHORT: i64 = 16 << 20;
+    entry.chunk_type == format::CHUNK_TYPE_ZEROS && (1..SHORT).contains(&entry.chunk_size)
 }
 
 fn index(count: usize) -> Result<u32> {

@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 
 use bolide_core::{ByteRange, ChunkKey, Digest, Error, ErrorKind, Result};
 
+use super::zeros::Zeros;
+
 const BLOCK: u64 = 4096;
 
 /// One chunk, ready for use.
@@ -24,7 +26,18 @@ pub(super) struct RawChunk {
     pub(super) len: u64,
     pub(super) offset: u64,
     pub(super) inner_offset: u64,
-    pub(super) digest: Digest,
+    pub(super) content: Content,
+}
+
+/// What a chunk holds, and what vouches for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content {
+    /// Bytes of this digest.
+    Chunk(Digest),
+    /// All bytes of the file, which has this digest.
+    File(Digest),
+    /// Zeros. The TOC says so, and it was verified; their digest says it again.
+    Zeros(Option<Digest>),
 }
 
 /// A file and its chunks, as the TOC says them.
@@ -35,7 +48,7 @@ pub(super) struct RawFile {
     pub(super) chunks: Vec<RawChunk>,
 }
 
-/// The chunks of a layer, numbered.
+/// The chunks of a layer, numbered. Holes are none of them.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     pub(super) chunks: Vec<Chunk>,
@@ -43,6 +56,7 @@ pub(super) struct Layout {
     pub(super) files: Vec<(u32, std::ops::Range<u32>)>,
     pub(super) blob_order: Vec<u32>,
     pub(super) image_size: u64,
+    zeros: Zeros,
 }
 
 /// Numbers and places every chunk: files in the order of their payloads in the blob, so that what
@@ -98,14 +112,16 @@ fn place(
             .with_context("expected", at));
         }
         let len = length(file, position, raw)?;
-        layout.chunks.push(Chunk {
-            file: file.node,
-            file_offset: at,
-            image_offset: base + at,
-            member: member(raw.offset, members, payload_end)?,
-            inner_offset: raw.inner_offset,
-            key: ChunkKey { digest: raw.digest, len },
-        });
+        if let Some(digest) = vouched(file, raw, len, &mut layout.zeros)? {
+            layout.chunks.push(Chunk {
+                file: file.node,
+                file_offset: at,
+                image_offset: base + at,
+                member: member(raw.offset, members, payload_end)?,
+                inner_offset: raw.inner_offset,
+                key: ChunkKey { digest, len },
+            });
+        }
         at += len;
     }
     if at != file.size {
@@ -118,6 +134,20 @@ fn place(
         .filter(|size| *size <= crate::format::MAX_FILE_SIZE)
         .ok_or_else(|| refuse("the files of a layer may have 2^62 bytes together"))?;
     Ok(())
+}
+
+/// The digest of a chunk; `None` for a hole.
+fn vouched(file: &RawFile, raw: &RawChunk, len: u64, zeros: &mut Zeros) -> Result<Option<Digest>> {
+    match raw.content {
+        Content::Chunk(digest) => Ok(Some(digest)),
+        Content::File(digest) if file.chunks.len() == 1 => Ok(Some(digest)),
+        Content::File(_) => {
+            Err(refuse("each chunk of a file in several must have a chunkDigest of sha256"))
+        }
+        Content::Zeros(digest) if digest.is_none_or(|digest| zeros.may_be(digest, len)) => Ok(None),
+        Content::Zeros(_) => Err(refuse("a chunk of zeros must have the digest of zeros")
+            .with_context("chunk_offset", raw.file_offset)),
+    }
 }
 
 fn length(file: &RawFile, position: usize, raw: &RawChunk) -> Result<u64> {

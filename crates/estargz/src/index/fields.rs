@@ -1,8 +1,13 @@
 //! From the fields of one TOC entry to values, each rule with its error.
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bolide_core::{Device, Error, ErrorKind, NodeKind, Result, Timestamp};
+use std::borrow::Cow;
 
-use super::{Xattrs, chunks::RawChunk};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bolide_core::{Device, Digest, Error, ErrorKind, NodeKind, Result, Timestamp};
+
+use super::{
+    Xattrs,
+    chunks::{Content, RawChunk},
+};
 use crate::{format, time, toc::TocEntry};
 
 /// The parts of a path, as `clean("/" + name)` gives them: `..` cannot leave the root.
@@ -25,6 +30,25 @@ pub(crate) fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
         }
     }
     Ok(parts)
+}
+
+/// The path of an entry, as bytes.
+pub(crate) fn name_of(entry: &TocEntry) -> Result<Cow<'_, [u8]>> {
+    bytes_of(&entry.name, &entry.name_bytes)
+}
+
+/// The target of a link, as bytes.
+pub(crate) fn link_of(entry: &TocEntry) -> Result<Cow<'_, [u8]>> {
+    bytes_of(&entry.link_name, &entry.link_name_bytes)
+}
+
+/// The bytes win: the text shows of them what can be shown.
+fn bytes_of<'a>(text: &'a str, bytes: &str) -> Result<Cow<'a, [u8]>> {
+    if bytes.is_empty() {
+        return Ok(Cow::Borrowed(text.as_bytes()));
+    }
+    let decoded = STANDARD.decode(bytes);
+    decoded.map(Cow::Owned).map_err(|_| refuse("the bytes of a name must be base64"))
 }
 
 pub(crate) fn kind_of(entry: &TocEntry) -> Result<NodeKind> {
@@ -54,18 +78,38 @@ pub(crate) fn kind_of(entry: &TocEntry) -> Result<NodeKind> {
 }
 
 pub(super) fn raw_chunk(entry: &TocEntry) -> Result<RawChunk> {
-    // An entry of old TOCs has only the digest of the file, which is its one chunk.
-    let text = if entry.chunk_digest.is_empty() { &entry.digest } else { &entry.chunk_digest };
-    let digest = text
-        .parse()
-        .map_err(|_| refuse("a payload must have a chunkDigest or digest of sha256"))?;
     Ok(RawChunk {
         file_offset: unsigned(entry.chunk_offset, "chunkOffset")?,
         len: unsigned(entry.chunk_size, "chunkSize")?,
         offset: unsigned(entry.offset, "offset")?,
         inner_offset: unsigned(entry.inner_offset, "innerOffset")?,
-        digest,
+        content: content(entry)?,
     })
+}
+
+/// What vouches for a chunk.
+fn content(entry: &TocEntry) -> Result<Content> {
+    let parse = |text: &str| -> Result<Option<Digest>> {
+        let parsed = (!text.is_empty()).then(|| text.parse()).transpose();
+        parsed.map_err(|_| refuse("a payload must have a chunkDigest or digest of sha256"))
+    };
+    let own = parse(&entry.chunk_digest)?;
+    match &*entry.chunk_type {
+        "" => {}
+        format::CHUNK_TYPE_ZEROS => return Ok(Content::Zeros(own)),
+        _ => {
+            return Err(refuse("the type of a chunk must be zeros, or not be said")
+                .with_context("chunkType", format!("{:.40?}", entry.chunk_type)));
+        }
+    }
+    if let Some(digest) = own {
+        return Ok(Content::Chunk(digest));
+    }
+    // The one chunk of a file need not be named twice.
+    let of_file = if entry.kind == "reg" { parse(&entry.digest)? } else { None };
+    of_file
+        .map(Content::File)
+        .ok_or_else(|| refuse("a payload must have a chunkDigest or digest of sha256"))
 }
 
 pub(super) fn xattrs(entry: &TocEntry) -> Result<Xattrs> {

@@ -3,6 +3,7 @@ mod builder;
 mod chunks;
 pub(crate) mod fields;
 mod names;
+mod zeros;
 
 use std::{
     collections::HashMap,
@@ -18,9 +19,13 @@ use bolide_core::{
 };
 use bytes::Bytes;
 
-use crate::{BlobFacts, TocTrust};
+use crate::{
+    BlobFacts, TocTrust,
+    document::{self, Wrapping},
+    format,
+};
 use chunks::Chunk;
-pub(crate) use fields::{clean, kind_of, mtime, owner, refuse, unsigned};
+pub(crate) use fields::{clean, kind_of, link_of, mtime, name_of, owner, refuse, unsigned};
 use names::{Name, Names};
 
 /// One node: 72 bytes, whatever its name.
@@ -41,10 +46,11 @@ struct Dirent {
 
 type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
 
-/// A validated TOC: the [`TocIndex`] of eStargz layers.
+/// A validated TOC: the [`TocIndex`] of all formats of this crate.
 #[derive(Debug)]
 pub struct EstargzIndex {
     digest: Digest,
+    codec: Codec,
     names: Names,
     nodes: Vec<Node>,
     dirents: Vec<Dirent>,
@@ -58,26 +64,31 @@ pub struct EstargzIndex {
 }
 
 impl EstargzIndex {
-    /// Reads a TOC document.
+    /// Reads a TOC document; of [`TocTrust::Compressed`], its compressed form.
+    ///
+    /// The digest that vouches for it becomes the index's own
+    /// ([`TocIndex::digest`](bolide_core::TocIndex::digest)), so that what is kept under that name can
+    /// be found, and verified again, by whoever knows the annotation alone.
     ///
     /// `Corrupt` when its digest is not the trusted one; `Malformed`, naming the entry and the
-    /// rule, when it does not describe a tree.
-    pub fn from_toc(toc_json: &[u8], trust: TocTrust, facts: &BlobFacts) -> Result<Self> {
-        let digest = Digest::of(toc_json);
-        if let TocTrust::Digest(expected) = trust
-            && expected != digest
-        {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "estargz::from_toc",
-                "the TOC does not match the digest its layer is annotated with",
-            )
-            .with_context("expected", expected)
-            .with_context("actual", digest)
-            .with_context("blob", facts.blob));
-        }
-        builder::build(toc_json, digest, facts.toc_offset)
-            .map_err(|error| error.with_context("blob", facts.blob))
+    /// rule, when it does not describe a tree; `Exhausted` when it is too large.
+    pub fn from_toc(document: &[u8], trust: TocTrust, facts: &BlobFacts) -> Result<Self> {
+        let digest = Digest::of(document);
+        let read = || {
+            trust.check(digest)?;
+            if let TocTrust::Compressed(_) = trust {
+                // Vouched for, so that no footer need say how long it may be.
+                let wrapping = Wrapping::Zstd { raw_size: format::MAX_TOC_BYTES };
+                return Self::of_document(&document::unwrap(document, wrapping)?, digest, facts);
+            }
+            Self::of_document(document, digest, facts)
+        };
+        read().map_err(|error| error.with_context("blob", facts.blob))
+    }
+
+    /// Reads a document that was verified under the name `digest`.
+    pub(crate) fn of_document(json: &[u8], digest: Digest, facts: &BlobFacts) -> Result<Self> {
+        builder::build(json, digest, facts)
     }
 
     fn node(&self, id: NodeId) -> Result<&Node> {
@@ -107,7 +118,7 @@ impl EstargzIndex {
             file_offset: chunk.file_offset,
             image_offset: chunk.image_offset,
             member: chunk.member,
-            codec: Codec::Gzip,
+            codec: self.codec,
             inner_offset: chunk.inner_offset,
             key: chunk.key,
         })

@@ -49,6 +49,14 @@ impl Meter {
         self.0.errors.load(Ordering::Relaxed)
     }
 
+    /// Counts what is read outside of a source, a manifest for example, as one read.
+    pub async fn count(&self, read: impl Future<Output = Result<Bytes>>) -> Result<Bytes> {
+        self.started();
+        let read = read.await;
+        self.arrived(&read);
+        read
+    }
+
     pub(super) fn started(&self) {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
     }

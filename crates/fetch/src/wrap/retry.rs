@@ -57,6 +57,29 @@ impl RetryPolicy {
     }
 }
 
+impl RetryPolicy {
+    /// Does `work` until it succeeds, fails for good, or was tried often enough. `about` tells works
+    /// apart that fail together, so that they are not tried again in step.
+    pub async fn run<T, W>(&self, about: Digest, mut work: impl FnMut() -> W) -> Result<T>
+    where
+        W: Future<Output = Result<T>>,
+    {
+        let mut failed = 0;
+        loop {
+            let error = match work().await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            failed += 1;
+            let Some(wait) = self.delay(failed, &error, salt(about)) else {
+                return Err(error.with_context("tries", failed));
+            };
+            tracing::debug!(%error, ?wait, tries = failed, "trying again");
+            time::sleep(wait).await;
+        }
+    }
+}
+
 /// `SplitMix64`: spreads seeds that differ by little.
 fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

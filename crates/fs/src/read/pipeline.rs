@@ -95,28 +95,26 @@ impl Pipeline {
     }
 }
 
-/// Reads chunks that are present; `None` when one is not.
+/// Reads chunks that are present; `None` when one is not. What none of them covers is a hole, which
+/// reads as zeros.
 fn gather(
     image: &dyn LayerImage,
     spans: &[ChunkSpan],
     range: &Range<u64>,
 ) -> Result<Option<Bytes>> {
-    let mut buf = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
-    let mut rest = &mut buf[..];
+    let too_long =
+        || Error::new(ErrorKind::OutOfRange, "pipeline::gather", "a read must fit in memory");
+    let at = |offset: u64| usize::try_from(offset - range.start).map_err(|_| too_long());
+    let mut buf = vec![0; at(range.end)?];
     for span in spans {
-        let from = range.start.saturating_sub(span.file_offset);
-        let end = range.end.min(span.file_offset + span.key.len) - span.file_offset;
-        let len = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX).min(rest.len());
-        let (part, after) = rest.split_at_mut(len);
-        if !image.try_read(&span.slot(), from, part)? {
+        let start = range.start.max(span.file_offset);
+        let end = range.end.min(span.file_offset + span.key.len);
+        let part = buf.get_mut(at(start)?..at(end)?).ok_or_else(too_long)?;
+        if !image.try_read(&span.slot(), start - span.file_offset, part)? {
             return Ok(None);
         }
-        rest = after;
     }
-    if rest.is_empty() {
-        return Ok(Some(buf.into()));
-    }
-    Err(Error::new(ErrorKind::Unexpected, "pipeline::gather", "the chunks do not cover the range"))
+    Ok(Some(buf.into()))
 }
 
 #[async_trait]

@@ -2,6 +2,7 @@
 //!
 //! Nothing here names a backend: [`assembly`](crate::assembly) does.
 mod ahead;
+mod manifests;
 mod node;
 mod open;
 mod places;
@@ -26,7 +27,7 @@ use crate::{LayerReport, MountedInfo, RemoteLayerRequest, RemoteLayers};
 use node::{Inner, Network};
 use slot::State;
 
-pub use places::Places;
+pub use places::{ManifestName, Places};
 
 /// What lazily mounted layers are made of. Everything is shared by the layers of a node.
 #[derive(Debug)]
@@ -94,7 +95,8 @@ impl RemoteLayers for NodeLayers {
             let Some(_turn) = layers.turn(&slot).await else { continue };
             let shown = layers.show(&slot, Network::Allowed).await;
             let shown = shown.inspect_err(|_| layers.forget(&slot))?;
-            return Ok(MountedInfo { toc: shown.layer.toc(), mounter: shown.mounter });
+            let (toc, trust) = (shown.layer.toc(), shown.trust);
+            return Ok(MountedInfo { toc, trust, mounter: shown.mounter });
         }
     }
 

@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     LayerOptions, LayerParts, Places,
     ahead::Ahead,
+    manifests::Manifests,
     open::Openings,
     shared::{Parts, SharedLayers},
     slot::{Shown, Slot, State},
@@ -44,6 +45,7 @@ impl Inner {
             store: Arc::clone(&parts.store),
             workers: parts.workers.clone(),
             ahead: Ahead::new(),
+            manifests: Manifests::new(Arc::clone(&parts.places), parts.workers.clone()),
             allow_no_verification: options.allow_no_verification,
         };
         let shared = SharedLayers::new(Parts {
@@ -128,6 +130,7 @@ impl Inner {
         let request = &slot.request;
         let opener = self.places.opener(&request.reference)?;
         let ready = self.openings.open(request, opener, network).await?;
+        let trust = ready.trust;
         let prefetch = request.prefetch_size.unwrap_or(self.options.fallback_prefetch);
         let layer = self.shared.hold(ready, prefetch).await?;
         let mount = MountRequest {
@@ -144,7 +147,7 @@ impl Inner {
             }
         };
         let watch = self.stop.child_token();
-        let shown = Shown { layer, mounted, mounter: self.mounter.name(), watch };
+        let shown = Shown { layer, trust, mounted, mounter: self.mounter.name(), watch };
         slot.set(State::Shown(shown.clone()));
         self.watch(slot, &shown);
         Ok(shown)
@@ -189,6 +192,7 @@ impl Inner {
     /// Unmounts what is not in use and ends every task.
     pub(super) async fn shutdown(&self) {
         self.openings.ahead.clear();
+        self.openings.manifests.clear();
         let slots: Vec<_> = self.slots.lock().values().map(Arc::clone).collect();
         for slot in slots {
             let Some(_turn) = self.turn(&slot).await else { continue };

@@ -2,6 +2,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bolide_core::{Digest, Error, Mounted};
+use bolide_estargz::TocTrust;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,8 @@ use crate::{LayerReport, labels::RemoteLayerRequest};
 #[derive(Clone, Debug)]
 pub(super) struct Shown {
     pub(super) layer: OpenLayer,
+    /// On what ground its TOC is believed.
+    pub(super) trust: TocTrust,
     pub(super) mounted: Arc<dyn Mounted>,
     pub(super) mounter: &'static str,
     /// Ends the task that waits for the mount's end.
@@ -86,7 +89,7 @@ impl Slot {
             chain_id: request.target.clone(),
             reference: request.reference.clone(),
             blob: request.layer_digest.to_string(),
-            toc: request.toc_digest.map(|toc| toc.to_string()),
+            toc: request.trust.and_then(TocTrust::digest).map(|toc| toc.to_string()),
             ..LayerReport::default()
         };
         match self.state() {

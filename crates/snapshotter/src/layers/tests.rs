@@ -10,10 +10,14 @@ use bolide_core::{
     BlobOpener, BlobRef, BlobSource as _, Digest, OpenedBlob,
     memory::{DirectScheduler, MemoryBlob, RecordingMounter},
 };
-use bolide_estargz::{BuildOptions, convert_layer};
+use bolide_estargz::{BuildOptions, TocTrust, convert_layer};
 use bolide_prefetch::DriverConfig;
+use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::*;
+
+mod formats;
 
 /// Blobs by digest, behind a network that can be cut.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +25,18 @@ struct Shelf {
     blobs: Arc<HashMap<Digest, MemoryBlob>>,
     down: Arc<AtomicBool>,
     opened: Arc<AtomicU64>,
+    manifests: Arc<Mutex<HashMap<ManifestName, Bytes>>>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Shelf {
     fn opened(&self) -> u64 {
         self.opened.load(Ordering::SeqCst)
+    }
+
+    /// Manifests that were asked for.
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
     }
 
     fn cut(&self, down: bool) {
@@ -47,12 +58,26 @@ impl BlobOpener for Shelf {
     }
 }
 
+#[async_trait]
 impl Places for Shelf {
     fn opener(&self, reference: &str) -> Result<Arc<dyn BlobOpener>> {
         if reference.is_empty() {
             return Err(Error::new(ErrorKind::Malformed, "shelf::opener", "no reference"));
         }
         Ok(Arc::new(self.clone()))
+    }
+
+    async fn manifest(&self, _: &str, wanted: ManifestName) -> Result<Bytes> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "shelf::manifest",
+                "the network is cut",
+            ));
+        }
+        let held = self.manifests.lock().get(&wanted).cloned();
+        held.ok_or_else(|| Error::new(ErrorKind::NotFound, "shelf::manifest", "no such manifest"))
     }
 }
 
@@ -67,6 +92,10 @@ fn layer(content: &[u8]) -> (MemoryBlob, Digest) {
     let report =
         convert_layer(&mut &tar[..], &mut blob, &BuildOptions::default(), None).expect("converts");
     (MemoryBlob::new(blob), report.toc_digest.expect("a TOC"))
+}
+
+fn toc_of(request: &RemoteLayerRequest) -> Option<Digest> {
+    request.trust.and_then(TocTrust::digest)
 }
 
 impl Running {
@@ -121,7 +150,8 @@ impl Bench {
             parent: String::new(),
             reference: "registry/image:1".into(),
             layer_digest: digests[at],
-            toc_digest: Some(toc),
+            trust: Some(TocTrust::Digest(toc)),
+            image_manifest: None,
             prefetch_size: None,
             skip_verify: false,
             image_layers: digests[at + 1..].to_vec(),
@@ -192,13 +222,13 @@ async fn the_layers_of_an_image_are_opened_together() {
     let node = bench.run().await;
     let [lower, upper] = &bench.requests[..] else { panic!("two layers") };
     let info = node.layers.mount("1", lower, &bench.target("1")).await.expect("mounts");
-    assert_eq!(Some(info.toc), lower.toc_digest);
+    assert_eq!(Some(info.toc), toc_of(lower));
     // The upper layer was opened with the lower one, and not again for its own sake.
     node.layers.mount("2", upper, &bench.target("2")).await.expect("mounts");
     assert_eq!(bench.shelf.opened(), 2);
     assert_eq!(bench.mounter.mounted(), ["1", "2"]);
     let reports = node.layers.status();
-    assert_eq!(reports[1].toc, upper.toc_digest.map(|toc| toc.to_string()));
+    assert_eq!(reports[1].toc, toc_of(upper).map(|toc| toc.to_string()));
     assert_eq!(reports[1].mounter.as_deref(), Some("recording"));
     node.end().await;
     assert!(bench.mounter.mounted().is_empty());
@@ -255,7 +285,7 @@ async fn a_failed_mount_is_forgotten() {
 #[tokio::test]
 async fn a_layer_that_nothing_vouches_for_is_refused_unless_allowed_by_name() {
     let bench = Bench::new();
-    let request = RemoteLayerRequest { toc_digest: None, ..bench.requests[0].clone() };
+    let request = RemoteLayerRequest { trust: None, ..bench.requests[0].clone() };
     let node = bench.run().await;
     let refused = node.layers.mount("1", &request, &bench.target("1")).await.expect_err("refused");
     assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
@@ -264,7 +294,7 @@ async fn a_layer_that_nothing_vouches_for_is_refused_unless_allowed_by_name() {
     node.end().await;
     let node = bench.run_with(|options| options.allow_no_verification = true).await;
     let info = node.layers.mount("1", &request, &bench.target("1")).await.expect("allowed");
-    assert_eq!(Some(info.toc), bench.requests[0].toc_digest);
+    assert_eq!(Some(info.toc), toc_of(&bench.requests[0]));
     node.end().await;
 }
 
@@ -272,7 +302,7 @@ async fn a_layer_that_nothing_vouches_for_is_refused_unless_allowed_by_name() {
 async fn a_toc_of_another_digest_is_refused() {
     let bench = Bench::new();
     let lie = RemoteLayerRequest {
-        toc_digest: Some(Digest::of(b"another")),
+        trust: Some(TocTrust::Digest(Digest::of(b"another"))),
         ..bench.requests[0].clone()
     };
     let node = bench.run().await;

@@ -160,7 +160,7 @@ impl WholeCheck {
 
     /// `None` when more would have to be fetched again than a check is worth.
     async fn check(&self, spool: &SpoolSource) -> Result<Option<Verdict>> {
-        let missing = spool.missing();
+        let missing = joined(spool.missing(), spool.capability().merge_gap);
         let refetch: u64 = missing.iter().map(|range| range.len()).sum();
         if refetch > spool.size() / MAX_REFETCH {
             return Ok(None);
@@ -209,6 +209,20 @@ impl WholeCheck {
         }
         *self.verdict.lock() = Some(verdict);
     }
+}
+
+/// Joins gaps that lie so near to each other that one request for both is cheaper than two.
+fn joined(gaps: Vec<ByteRange>, distance: u64) -> Vec<ByteRange> {
+    let mut joined: Vec<ByteRange> = Vec::with_capacity(gaps.len());
+    for gap in gaps {
+        let last = joined.last_mut().filter(|last| gap.start() - last.end() <= distance);
+        let both = last.as_ref().and_then(|last| ByteRange::new(last.start()..gap.end()).ok());
+        match (last, both) {
+            (Some(last), Some(both)) => *last = both,
+            _ => joined.push(gap),
+        }
+    }
+    joined
 }
 
 async fn earlier(store: &dyn LayerStore, toc: Digest) -> Option<Verdict> {

@@ -117,11 +117,16 @@ impl SnapshotService {
         let (id, writable, owner) = (self.store.next_id(), false, None);
         let building = self.directories.make(Wanted { id, writable, owner }).await?;
         let content = self.directories.fs(id);
-        if let Err(error) = self.layers.mount(&id.to_string(), &request, &content).await {
-            self.directories.discard(building).await;
-            return Ok(Outcome::NotLazy(error));
-        }
+        let mounted = match self.layers.mount(&id.to_string(), &request, &content).await {
+            Ok(mounted) => mounted,
+            Err(error) => {
+                self.directories.discard(building).await;
+                return Ok(Outcome::NotLazy(error));
+            }
+        };
         let mut labels = labels.clone();
+        let vouched = labels::of_trust(mounted.trust);
+        labels.extend(vouched.map(|(key, value)| (key.to_owned(), value)));
         labels.insert(labels::REMOTE.to_owned(), labels::REMOTE_VALUE.to_owned());
         let (name, parent_name) = (target.to_owned(), parent.to_owned());
         let kind = Kind::Committed;

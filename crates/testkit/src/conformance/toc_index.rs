@@ -166,26 +166,61 @@ pub fn lookups_agree_with_walks(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) 
     Ok(())
 }
 
-/// Chunks cover each file from 0 to its size; other nodes have none.
+/// Chunks lie in their file in order, and what they leave out are its holes; other nodes have none.
 pub fn chunks_tile_files(index: &dyn TocIndex, nodes: &BTreeSet<NodeId>) -> Verdict {
     let clause = "tiled";
+    let mut met = 0;
     for node in nodes {
         let attr = succeed(clause, index.attr(*node))?;
         let size = if attr.kind == NodeKind::File { attr.size } else { 0 };
         let spans = succeed(clause, chunks(index, *node, 0..u64::MAX))?;
-        let mut end = 0;
+        let holes = succeed(clause, holes(index, *node, 0..u64::MAX))?;
+        met += spans.len();
+        let mut extents: Vec<_> = holes.clone();
         for span in &spans {
-            let fits = span.file == *node && span.file_offset == end && span.key.len > 0;
-            hold(clause, fits, format!("{span:?} after {end}"))?;
-            end += span.key.len;
+            let fits = span.file == *node && span.key.len > 0;
+            hold(clause, fits, format!("{span:?} of {node:?}"))?;
+            extents.push(span.file_offset..span.file_offset + span.key.len);
+        }
+        let in_order = spans.windows(2).all(|pair| pair[0].file_offset < pair[1].file_offset);
+        hold(clause, in_order, format!("chunks of {node:?} out of order"))?;
+        extents.sort_by_key(|extent| extent.start);
+        let mut end = 0;
+        for extent in extents {
+            let follows = extent.start == end && extent.end > end;
+            hold(clause, follows, format!("{extent:?} after {end} of {node:?}"))?;
+            end = extent.end;
         }
         hold(clause, end == size, format!("{end} of {size} bytes of {node:?}"))?;
         if let Some(last) = spans.last() {
-            let found = succeed(clause, chunks(index, *node, size - 1..size))?;
+            let end = last.file_offset + last.key.len;
+            let found = succeed(clause, chunks(index, *node, end - 1..end))?;
             hold(clause, found == [*last], format!("{found:?} at the last byte"))?;
         }
+        for hole in holes {
+            let inside = hole.start..hole.start + 1;
+            let found = succeed(clause, chunks(index, *node, inside.clone()))?;
+            hold(clause, found.is_empty(), format!("{found:?} in the hole {hole:?}"))?;
+            let found = succeed(clause, self::holes(index, *node, inside.clone()))?;
+            hold(clause, found == [inside], format!("{found:?} in the hole {hole:?}"))?;
+        }
     }
-    Ok(())
+    // A chunk that a walk leaves out would be taken for a hole.
+    let all = index.chunk_count() as usize;
+    hold(clause, met == all, format!("{met} of {all} chunks are met in files"))
+}
+
+fn holes(
+    index: &dyn TocIndex,
+    file: NodeId,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<std::ops::Range<u64>>> {
+    let mut out = Vec::new();
+    index.for_each_hole(file, range, &mut |hole| {
+        out.push(hole);
+        ControlFlow::Continue(())
+    })?;
+    Ok(out)
 }
 
 fn chunks(
@@ -201,7 +236,8 @@ fn chunks(
     Ok(out)
 }
 
-/// Numbers follow places; files start at multiples of 4096; the spec is sound.
+/// Numbers follow places; files, their holes included, are extents from multiples of 4096; the spec
+/// is sound.
 pub fn chunks_are_laid_out(index: &dyn TocIndex) -> Verdict {
     let clause = "laid out";
     let spec = succeed(clause, index.image_spec())?;
