@@ -29,8 +29,10 @@ impl TocTrust {
             let parsed = annotations.get(key).map(|text| text.parse());
             parsed.transpose().map_err(|error: Error| error.with_context("annotation", key))
         };
-        if let Some(digest) = said(format::ANNOTATION_TOC_DIGEST)? {
-            return Ok(Some(Self::Digest(digest)));
+        for key in [format::ANNOTATION_TOC_DIGEST, format::ANNOTATION_OWN_TOC_DIGEST] {
+            if let Some(digest) = said(key)? {
+                return Ok(Some(Self::Digest(digest)));
+            }
         }
         let checksum = match said(format::ANNOTATION_PODMAN_CHECKSUM)? {
             Some(digest) => Some(digest),

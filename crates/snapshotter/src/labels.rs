@@ -17,6 +17,8 @@ pub const REMOTE_VALUE: &str = "remote snapshot";
 pub const NOT_LAZY: &str = "containerd.io/snapshot/bolide.not-lazy";
 /// Digest of the layer's TOC, from the annotation of its descriptor.
 pub const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+/// The same for layers on whose descriptors the reference's key cannot stand.
+pub const OWN_TOC_DIGEST: &str = bolide_estargz::format::ANNOTATION_OWN_TOC_DIGEST;
 /// Digest of a zstd:chunked layer's TOC as it lies in its blob. containerd forwards no annotation that
 /// says this, so `bolide pull` does, and the service itself once it has asked the registry.
 pub const MANIFEST_CHECKSUM: &str = "containerd.io/snapshot/bolide/zstd-chunked.manifest-checksum";
@@ -122,8 +124,10 @@ fn trust(labels: &Labels) -> Result<Option<TocTrust>> {
         let parsed = labels.get(key).map(|text| text.parse()).transpose();
         parsed.map_err(|error: Error| error.with_context("label", key))
     };
-    if let Some(digest) = said(TOC_DIGEST)? {
-        return Ok(Some(TocTrust::Digest(digest)));
+    for key in [TOC_DIGEST, OWN_TOC_DIGEST] {
+        if let Some(digest) = said(key)? {
+            return Ok(Some(TocTrust::Digest(digest)));
+        }
     }
     Ok(said(MANIFEST_CHECKSUM)?.map(TocTrust::Compressed))
 }
@@ -242,7 +246,7 @@ mod tests {
             error.to_string()
         };
         assert!(refused(&labels(&[(TARGET, "t")])).contains("cri.image-ref"));
-        for key in [DIALECTS[1].digest, TOC_DIGEST, MANIFEST_CHECKSUM] {
+        for key in [DIALECTS[1].digest, TOC_DIGEST, OWN_TOC_DIGEST, MANIFEST_CHECKSUM] {
             let mut labels = complete();
             labels.remove(TOC_DIGEST);
             labels.insert(key.into(), "sha256:../../etc".into());
