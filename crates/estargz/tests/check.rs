@@ -6,7 +6,7 @@ use bolide_core::{
 };
 use bolide_estargz::{
     BlobVerdict, BuildOptions, EstargzIndex, OpenedLayer, TAIL_HINT, TocTrust, check_blob,
-    convert_layer, open_layer,
+    check_chunks, convert_layer, open_layer,
 };
 use serde_json::{Value, json};
 use tar::EntryType;
@@ -227,4 +227,35 @@ async fn zstd_layers_with_skippable_frames_at_their_end_are_read() {
     let frames = [frame(head), frame(tail), skippable].concat();
     let verdict = check(&frames, &index).expect("checks");
     assert_eq!((verdict.diff_id, verdict.disagreements), (diff_id, vec![]));
+}
+
+#[tokio::test]
+async fn every_chunk_is_found_where_the_toc_says() {
+    let (blob, _) = convert(&tar());
+    let layer = open(&blob).await;
+    let mut whole = std::io::Cursor::new(&blob);
+    assert_eq!(check_chunks(&mut whole, &*layer.index).expect("reads"), [""; 0]);
+
+    let mut toc: Value = serde_json::from_slice(&layer.toc).expect("JSON");
+    for entry in toc["entries"].as_array_mut().expect("entries") {
+        if entry["name"] == "dir/marked" {
+            entry["chunkDigest"] = Digest::of(b"other").to_string().into();
+        }
+        if entry["name"] == "implied/file" {
+            entry["innerOffset"] = 1_000_000.into();
+        }
+    }
+    let toc = toc.to_string();
+    let index = EstargzIndex::from_toc(toc.as_bytes(), TocTrust::Unverified, &layer.facts);
+    let faults = check_chunks(&mut whole, &index.expect("an index")).expect("reads");
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].starts_with("dir/marked: the chunk at 0 has the digest"), "{faults:?}");
+    assert!(faults[1].starts_with("implied/file: the chunk at 0 lies past"), "{faults:?}");
+
+    // The last chunk's member, damaged.
+    let mut damaged = blob.clone();
+    let at = usize::try_from(layer.facts.toc_offset).expect("small") - 20;
+    damaged[at] ^= 0xff;
+    let faults = check_chunks(&mut std::io::Cursor::new(&damaged), &*layer.index);
+    assert_eq!(faults.expect("reads").len(), 1);
 }

@@ -3,12 +3,14 @@
 //!
 //! Chunk digests vouch for what readers get. They say nothing of the bytes between chunks, and a TOC
 //! may describe another tree than the tar does, which other runtimes would unpack.
+mod chunks;
 mod compare;
 
 use std::io::{self, BufReader, Read, Write};
 
 use bolide_core::{Digest, Digester, Error, ErrorKind, Result, TocIndex};
 
+pub use self::chunks::check_chunks;
 use self::compare::Comparison;
 use crate::build::{
     decompress,
