@@ -215,12 +215,12 @@ async fn a_registry_that_wants_a_login_says_so_before_the_work() {
 async fn dockers_media_types_survive_a_registry_or_become_ocis() {
     let lab = Lab::new();
     sample(lab.src.path(), media_type::DOCKER_MANIFEST);
-    for (tag, oci, manifest, layer) in [
-        ("docker", false, media_type::DOCKER_MANIFEST, media_type::DOCKER_LAYER_GZIP),
-        ("oci", true, media_type::OCI_MANIFEST, media_type::OCI_LAYER_GZIP),
+    for (tag, docker, manifest, layer) in [
+        ("docker", true, media_type::DOCKER_MANIFEST, media_type::DOCKER_LAYER_GZIP),
+        ("oci", false, media_type::OCI_MANIFEST, media_type::OCI_LAYER_GZIP),
     ] {
         let mut options = options();
-        options.oci = oci;
+        options.docker = docker;
         let (from, to) = (lab.plain(), lab.pushed(tag));
         convert_image(&lab.access(), &from, &to, &options, |_| ()).await.expect("converted");
         let image = lab.find(tag).await.expect("pushed");

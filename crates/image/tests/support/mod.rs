@@ -12,7 +12,8 @@ use std::{
 use bolide_core::Digest;
 use bolide_fetch::{NoCredentials, RegistryClient, RegistryConfig, RetryPolicy};
 use bolide_image::{
-    Access, ConvertOptions, ConvertReport, Layout, Location, Platform, ServerHandle, convert_image,
+    Access, ConvertOptions, ConvertReport, Layout, Location, Platform, Platforms, ServerHandle,
+    convert_image,
     manifest::{Descriptor, media_type, to_bytes},
     serve_layout,
 };
@@ -113,7 +114,8 @@ pub(crate) fn amd64() -> Platform {
 
 /// Quick: what is made is not kept.
 pub(crate) fn options() -> ConvertOptions {
-    let mut options = ConvertOptions { platform: amd64(), ..ConvertOptions::default() };
+    let mut options =
+        ConvertOptions { platforms: Platforms::One(amd64()), ..ConvertOptions::default() };
     options.layer.level = Some(1);
     options
 }
