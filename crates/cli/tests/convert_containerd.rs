@@ -1,9 +1,10 @@
 //! Images in and out of a real containerd.
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use bolide_core::Digest;
@@ -171,4 +172,63 @@ fn what_fails_leaves_nothing_in_containerd() {
     assert!(told.contains("lan.test/none:1") && told.contains("not found"), "{told}");
     let nowhere = lab.convert(REFERENCE, "oci:x", &["--containerd-address", "/nonexistent.sock"]);
     assert_eq!(nowhere.status.code(), Some(2), "given twice");
+}
+
+#[test]
+fn an_interrupted_conversion_gives_everything_back() {
+    let Some(lab) = lab() else { return };
+    sample(&lab.path("src"));
+    // A registry that gives documents, and then no layer.
+    let layout = Layout::open(lab.path("src")).expect("layout");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listener");
+    let from = format!("{}/app:org", listener.local_addr().expect("address"));
+    let mut convert = Command::new(env!("CARGO_BIN_EXE_bolide"))
+        .args(["convert", &from, REFERENCE, "--containerd-namespace", NAMESPACE])
+        .arg("--containerd-address")
+        .arg(lab.containerd.socket())
+        .env("TMPDIR", lab.path("tmp"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let hanging = serve_documents(&listener, &layout);
+    assert_ne!(lab.ctr(&["leases", "ls", "--quiet"]), "", "the lease is taken before the work");
+    let pid = rustix::process::Pid::from_child(&convert);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+    assert_eq!(convert.wait().expect("ended").code(), Some(1));
+    drop(hanging);
+    assert_eq!(lab.ctr(&["leases", "ls", "--quiet"]), "", "leases stay");
+    assert_eq!(lab.ctr(&["images", "ls", "--quiet"]), "");
+    assert_eq!(fs::read_dir(lab.path("tmp")).expect("dir").count(), 0, "files stay");
+}
+
+/// Answers requests until one wants a layer; the connection of that.
+fn serve_documents(listener: &TcpListener, layout: &Layout) -> TcpStream {
+    let image = layout.resolve(Some("org")).expect("image");
+    let manifest = layout.document(&image).expect("manifest");
+    let named: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let config = named["config"]["digest"].as_str().expect("digest").to_owned();
+    loop {
+        let (mut connection, _) = listener.accept().expect("connected");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).expect("read");
+            request.push(byte[0]);
+        }
+        let request = String::from_utf8(request).expect("text");
+        let (kind, body) = if request.contains("/manifests/") {
+            (media_type::OCI_MANIFEST, manifest.clone())
+        } else if request.contains(&config) {
+            let config = layout.document_by_digest(config.parse().expect("digest"));
+            ("application/octet-stream", config.expect("config"))
+        } else {
+            return connection;
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        connection.write_all(&[head.as_bytes(), &body].concat()).expect("written");
+    }
 }

@@ -67,6 +67,12 @@ impl Shares {
         taken
     }
 
+    /// One layer needs no threads.
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        state.waiting = state.waiting.saturating_sub(1);
+    }
+
     fn give(&self, taken: NonZeroUsize) {
         let mut state = self.state.lock();
         state.free += taken.get();
@@ -80,6 +86,7 @@ impl<P: Fn(Progress) + Sync> Conversion<'_, P> {
         (self.progress)(Progress::Started { layer: number, size: name.size });
         let done = match self.reusable(&unit).await? {
             Some(kept) => {
+                self.shares.pass();
                 let read = |bytes| (self.progress)(Progress::Read { layer: number, bytes });
                 self.copy(name, Some(unit.diff_id), read).await?;
                 kept
