@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use bolide_image::{Access, ContainerdSession, Location};
 use tempfile::TempDir;
 
-use crate::registry;
+use crate::{registry, size};
 
 /// How places are reached.
 #[derive(Debug, clap::Args)]
@@ -13,6 +13,9 @@ pub(crate) struct PlaceArgs {
     /// Registry to speak to without TLS; this machine is one anyway
     #[arg(long, value_name = "HOST", value_parser = registry::plain_host)]
     plain_http: Vec<String>,
+    /// Send blobs to a registry in pieces of this size; what breaks goes on from there
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::parse)]
+    upload_chunk: u64,
     /// Socket of the containerd whose images are read or written
     #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
     containerd_address: PathBuf,
@@ -34,7 +37,7 @@ impl PlaceArgs {
     /// Makes these places ready to be read and written.
     pub(crate) async fn open(&self, places: &[&Location]) -> Result<Places> {
         let any = |is_wanted: fn(&Location) -> bool| places.iter().any(|place| is_wanted(place));
-        let mut access = Access::layouts();
+        let mut access = Access::layouts().with_upload_chunk(self.upload_chunk);
         if any(|place| matches!(place, Location::Registry(_))) {
             access = access.with_registries(registry::client(&self.plain_http)?);
         }

@@ -141,6 +141,17 @@ fn an_image_goes_into_containerd_and_comes_out() {
     // What containerd exports is an archive of a layout, too.
     let theirs = lab.converted("oci-archive:theirs.tar", "oci:direct:2", &["--reuse"]);
     assert_eq!(theirs["digest"], stored["digest"]);
+
+    // It takes our archives of Docker, with the layers as they are.
+    let to = "docker-archive:docker.tar:lan.test/app:plain";
+    lab.converted("oci:src:org", to, &["--format", "tar-gzip"]);
+    lab.ctr(&["images", "import", lab.path("docker.tar").to_str().expect("path")]);
+    let imported = lab.converted("containerd:lan.test/app:plain", "oci:direct:3", &[]);
+    let layers = |report: &Value| {
+        let layers = report["layers"].as_array().expect("layers").clone();
+        layers.into_iter().map(|layer| layer["digest"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(layers(&imported), layers(&direct));
 }
 
 #[test]

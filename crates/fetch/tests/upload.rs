@@ -20,14 +20,23 @@ const CHUNK: u64 = 1000;
 struct Faults {
     /// The connection breaks when so many bytes have arrived in all, once.
     breaks_at: Option<usize>,
-    /// Whether it breaks when the bytes are stored, before the answer.
-    breaks_late: bool,
-    /// An upload that broke is not known any more.
-    forgets: bool,
+    /// What it has of the upload then.
+    kept: Kept,
     /// Only whole blobs are taken.
     refuses_chunks: bool,
     /// A smaller part of the first chunk is kept than was sent, and the answer says so.
     keeps_less: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kept {
+    /// All that had arrived.
+    #[default]
+    All,
+    /// What had arrived before the last piece.
+    Less,
+    /// Nothing: the upload is not known any more.
+    Nothing,
 }
 
 #[derive(Debug, Default)]
@@ -131,9 +140,10 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
         let mut state = state.lock();
         state.arrived += bytes.len();
         if let Some(at) = state.faults.breaks_at.filter(|at| *at <= state.arrived) {
-            let lost = if state.faults.breaks_late { 0 } else { state.arrived - at };
+            let kept = state.faults.kept;
+            let lost = if kept == Kept::Less { state.arrived - at } else { 0 };
             upload.truncate(upload.len() - lost);
-            state.uploads[number] = (!state.faults.forgets).then_some(upload);
+            state.uploads[number] = (kept != Kept::Nothing).then_some(upload);
             state.faults.breaks_at = None;
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -179,8 +189,8 @@ async fn a_blob_goes_in_chunks_and_a_small_one_in_one_request() {
 
 #[tokio::test]
 async fn an_upload_goes_on_where_the_connection_broke() {
-    for breaks_late in [false, true] {
-        let faults = Faults { breaks_at: Some(3_500), breaks_late, ..Faults::default() };
+    for kept in [Kept::All, Kept::Less] {
+        let faults = Faults { breaks_at: Some(3_500), kept, ..Faults::default() };
         let server = Server::start(faults).await;
         is_stored(&server).await;
         let seen = server.seen();
@@ -193,7 +203,7 @@ async fn an_upload_goes_on_where_the_connection_broke() {
 
 #[tokio::test]
 async fn what_a_registry_forgot_is_sent_again() {
-    let faults = Faults { breaks_at: Some(3_500), forgets: true, ..Faults::default() };
+    let faults = Faults { breaks_at: Some(3_500), kept: Kept::Nothing, ..Faults::default() };
     let server = Server::start(faults).await;
     is_stored(&server).await;
     assert!(server.seen().contains("PATCH GET POST PATCH"), "{}", server.seen());

@@ -117,7 +117,9 @@ async fn a_diff_id_that_the_configuration_has_wrong_cannot_be_kept() {
     let converted = convert_image(&Access::layouts(), &from, &to, &options, |_| ()).await;
     let error = converted.expect_err("another diffID");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    assert!(Layout::open(lab.dir.path().join("to")).expect("layout").resolve(Some("kept")).is_err());
+    assert!(
+        Layout::open(lab.dir.path().join("to")).expect("layout").resolve(Some("kept")).is_err()
+    );
 }
 
 #[ignore = "the writer of layers knows eStargz alone"]
@@ -125,10 +127,8 @@ async fn a_diff_id_that_the_configuration_has_wrong_cannot_be_kept() {
 async fn the_tocs_of_all_platforms_are_one_image_beside() {
     let (lab, work, registry_dir) = (Lab::new(), tempdir().expect("dir"), tempdir().expect("dir"));
     let registry = DockerRegistry::start(registry_dir.path());
-    let options = ConvertOptions {
-        platforms: Platforms::All,
-        ..options_of(BlobFormat::EstargzExternalToc)
-    };
+    let options =
+        ConvertOptions { platforms: Platforms::All, ..options_of(BlobFormat::EstargzExternalToc) };
     let (access, to) = (access(work.path()), reference(registry.address(), "lazy"));
     let report = convert_image(&access, &lab.source("all"), &to, &options, |_| ()).await;
     let report = report.expect("pushed");
@@ -145,8 +145,7 @@ async fn the_tocs_of_all_platforms_are_one_image_beside() {
     let of = |layer: &bolide_image::manifest::Descriptor| {
         layer.annotations["containerd.io/snapshot/stargz/layer.digest"].clone()
     };
-    let mut expected: Vec<_> =
-        report.layers.iter().map(|layer| layer.digest.to_string()).collect();
+    let mut expected: Vec<_> = report.layers.iter().map(|layer| layer.digest.to_string()).collect();
     expected.sort();
     expected.dedup();
     assert_eq!(layers.iter().map(of).collect::<Vec<_>>(), expected);

@@ -5,8 +5,8 @@ use std::{fs, io::Write as _, sync::Arc, time::Duration};
 
 use bolide_core::{Digest, ErrorKind};
 use bolide_fetch::{
-    Credentials, ImageReference, NoCredentials, RegistryClient, RegistryConfig, Secret,
-    StaticCredentials,
+    Credentials, ImageReference, NoCredentials, RegistryClient, RegistryConfig, RetryPolicy,
+    Secret, StaticCredentials,
 };
 use bolide_image::{
     Access, ImageSource, Location, Progress, convert_image,
@@ -17,7 +17,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Map, json};
 use support::{
     LAYERS, access, add_blob, add_image, add_layer, amd64, assert_empty, convert,
-    docker_registry::{DockerRegistry, PASSWORD, USER, cutting_relay},
+    docker_registry::{DockerRegistry, PASSWORD, USER, cutting_relay, stumbling_relay},
     history, location, options, reference, sample, serve,
 };
 use tempfile::{TempDir, tempdir};
@@ -137,6 +137,21 @@ async fn a_push_that_breaks_off_leaves_nothing() {
     assert_eq!(lab.find("lazy").await.expect_err("no tag").kind(), ErrorKind::NotFound);
     assert_empty(lab.work.path());
     convert(&lab.access(), &lab.plain(), &lab.pushed("lazy")).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_in_a_chunk_costs_a_few_tries_and_no_image() {
+    let lab = Lab::new();
+    let patient = RetryPolicy { base_delay: Duration::from_millis(1), ..RetryPolicy::default() };
+    let access = lab.access().with_retry(patient).with_upload_chunk(256 * 1024);
+    let (address, stumbled) = stumbling_relay(lab.registry.address(), 600 * 1024).await;
+    let to = reference(address, "lazy");
+    let report = convert_image(&access, &lab.plain(), &to, &options(), |_| ()).await;
+    let report = report.expect("pushed");
+    assert!(stumbled.load(std::sync::atomic::Ordering::Relaxed), "nothing was cut");
+    assert!(lab.registry.requests("PATCH", "/blobs/uploads/") > 3);
+    assert_eq!(lab.find("lazy").await.expect("pushed").target().digest, report.digest);
+    assert_empty(lab.work.path());
 }
 
 #[test]

@@ -38,6 +38,13 @@ pub(crate) struct LayerArgs {
     /// Take over layers that have the wanted lazy format already
     #[arg(long)]
     reuse: bool,
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+/// Which images are written, and in whose media types.
+#[derive(Debug, clap::Args)]
+struct ImageArgs {
     /// Image of a multi-platform one, for example linux/arm64; of several an index is written
     /// [default: this machine's]
     #[arg(long)]
@@ -67,18 +74,23 @@ impl LayerArgs {
             parallelism: self.parallelism.unwrap_or_else(cores),
             ..BuildOptions::default()
         };
-        let platforms = match &self.platform[..] {
+        ConvertOptions {
+            layer,
+            platforms: self.image.platforms(),
+            docker: self.image.docker,
+            reuse: self.reuse,
+            ..ConvertOptions::default()
+        }
+    }
+}
+
+impl ImageArgs {
+    fn platforms(&self) -> Platforms {
+        match &self.platform[..] {
             _ if self.all_platforms => Platforms::All,
             [] => Platforms::default(),
             [one] => Platforms::One(one.clone()),
             several => Platforms::Several(several.to_vec()),
-        };
-        ConvertOptions {
-            layer,
-            platforms,
-            docker: self.docker,
-            reuse: self.reuse,
-            ..ConvertOptions::default()
         }
     }
 }

@@ -6,6 +6,8 @@ use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Request, Response};
 use url::Url;
 
+use crate::auth::token::Access;
+
 use super::{Repository, request::location, status_error};
 
 impl Repository {
@@ -41,7 +43,10 @@ impl Repository {
     /// if the registry would rather have it uploaded.
     pub async fn mount_blob(&self, digest: Digest, from: &str) -> Result<bool> {
         let query = [("mount", digest.to_string()), ("from", from.to_owned())];
-        let (response, url) = self.start_upload(&query).await?;
+        let mut access = self.access(self.origin()?, "pull,push");
+        // A token for this repository alone does not let the registry look into the other.
+        access.scopes.push(format!("repository:{from}:pull"));
+        let (response, url) = self.start_upload(&query, &access).await?;
         match response.status() {
             StatusCode::CREATED => Ok(true),
             StatusCode::ACCEPTED => {
@@ -52,16 +57,19 @@ impl Repository {
         }
     }
 
-    pub(super) async fn start_upload(&self, query: &[(&str, String)]) -> Result<(Response, Url)> {
+    pub(super) async fn start_upload(
+        &self,
+        query: &[(&str, String)],
+        access: &Access,
+    ) -> Result<(Response, Url)> {
         let endpoint = self.origin()?;
         let mut url = self.url(endpoint, "blobs/uploads/")?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let access = self.access(endpoint, "pull,push");
         let mut request = Request::new(Method::POST, url.clone());
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-        let response = self.client.send(request, &access).await?;
+        let response = self.client.send(request, access).await?;
         Ok((response, url))
     }
 

@@ -95,7 +95,7 @@ impl Repository {
             let end = blob.size().min(open.offset + open.chunk);
             match self.patch(open, blob, end).await {
                 Ok(()) => {}
-                Err(error) if open.offset == 0 && refuses_chunks(&error) => {
+                Err(error) if refuses_chunks(&error) => {
                     endpoint.learned.learn_chunks_are_refused();
                     *session = None;
                     return Box::pin(self.go_on(blob, options, session)).await;
@@ -107,7 +107,8 @@ impl Repository {
     }
 
     pub(super) async fn begin(&self, chunk: u64) -> Result<Session> {
-        let (started, url) = self.start_upload(&[]).await?;
+        let access = self.access(self.origin()?, "pull,push");
+        let (started, url) = self.start_upload(&[], &access).await?;
         if started.status() != StatusCode::ACCEPTED {
             return Err(status_error("registry::upload", &started));
         }

@@ -29,7 +29,7 @@ use crate::{
 const CONCURRENT_LAYERS: usize = 4;
 
 /// How to convert an image.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ConvertOptions {
     /// How to write each layer. Its threads are shared by all layers; its prioritized paths are
     /// those of layers for which [`prioritized`](Self::prioritized) has no list.
@@ -44,18 +44,6 @@ pub struct ConvertOptions {
     /// Whether a layer is taken over as it is when it already has the wanted lazy format, its TOC is
     /// the annotated one, and nothing in it is prioritized.
     pub reuse: bool,
-}
-
-impl Default for ConvertOptions {
-    fn default() -> Self {
-        Self {
-            layer: BuildOptions::default(),
-            prioritized: Prioritized::default(),
-            platforms: Platforms::default(),
-            docker: false,
-            reuse: false,
-        }
-    }
 }
 
 /// Which images of a multi-platform one to convert. An image that is alone is converted whatever
@@ -176,28 +164,23 @@ impl<P: Fn(Progress) + Sync> Conversion<'_, P> {
         } else {
             None
         };
-        let mut report = ConvertReport {
-            digest: Digest::of(b""),
-            images: Vec::new(),
-            layers: Vec::new(),
-            toc_image,
-            unmatched: self.options.prioritized.common().unmatched(&self.matched.lock()),
-        };
+        let (mut images, mut layers) = (Vec::new(), Vec::new());
         let mut entries = Vec::new();
         let mut only = None;
         for listed in &self.sources.listed {
             let (name, document) = match &listed.kind {
                 ListedKind::Image(image) => {
-                    let layers: Vec<_> =
-                        image.manifest().layers.iter().map(|l| &converted[&key(l)]).collect();
-                    let (config, name, document) = self.documents(image, &layers)?;
+                    let of_image = image.manifest().layers.iter();
+                    let of_image: Vec<_> = of_image.map(|l| &converted[&key(l)]).collect();
+                    let (config, name, document) = self.documents(image, &of_image)?;
                     self.sink.put_document(config).await?;
-                    report.add(image, name.digest, &layers);
+                    images.push(ConvertedImage::new(image, name.digest));
+                    layers.extend(of_image.into_iter().cloned());
                     (name, document)
                 }
-                ListedKind::Other { name, document, manifest } => {
-                    self.copy_other(manifest).await?;
-                    (name.clone(), document.to_vec())
+                ListedKind::Other(other) => {
+                    self.copy_other(&other.manifest).await?;
+                    (other.name.clone(), other.document.to_vec())
                 }
             };
             if self.sources.root.is_some() {
@@ -212,8 +195,9 @@ impl<P: Fn(Progress) + Sync> Conversion<'_, P> {
             (None, Some(only)) => only,
             (None, None) => return Err(sources::nothing()),
         };
-        report.digest = name.digest;
+        let digest = name.digest;
         self.sink.publish(name, document).await?;
-        Ok(report)
+        let unmatched = self.options.prioritized.common().unmatched(&self.matched.lock());
+        Ok(ConvertReport { digest, images, layers, toc_image, unmatched })
     }
 }

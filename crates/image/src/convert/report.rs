@@ -52,18 +52,6 @@ pub struct ConvertReport {
     pub unmatched: Vec<String>,
 }
 
-impl ConvertReport {
-    pub(super) fn add(&mut self, image: &ImageSource, digest: Digest, layers: &[&ConvertedLayer]) {
-        self.images.push(ConvertedImage {
-            source: image.target().digest,
-            digest,
-            platform: image.platform(),
-            layers: layers.len(),
-        });
-        self.layers.extend(layers.iter().map(|layer| (*layer).clone()));
-    }
-}
-
 /// One image, before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConvertedImage {
@@ -75,6 +63,13 @@ pub struct ConvertedImage {
     pub platform: Option<Platform>,
     /// How many of the reported layers are of this image.
     pub layers: usize,
+}
+
+impl ConvertedImage {
+    pub(super) fn new(image: &ImageSource, digest: Digest) -> Self {
+        let layers = image.manifest().layers.len();
+        Self { source: image.target().digest, digest, platform: image.platform(), layers }
+    }
 }
 
 /// One layer, before and after.

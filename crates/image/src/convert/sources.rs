@@ -42,12 +42,15 @@ pub(super) struct Listed {
 #[derive(Debug)]
 pub(super) enum ListedKind {
     Image(Box<ImageSource>),
-    /// No image of a tree of files: copied as it is.
-    Other {
-        name: Descriptor,
-        document: Bytes,
-        manifest: Box<Manifest>,
-    },
+    Other(Box<Other>),
+}
+
+/// What is no image of a tree of files: copied as it is.
+#[derive(Debug)]
+pub(super) struct Other {
+    pub(super) name: Descriptor,
+    pub(super) document: Bytes,
+    pub(super) manifest: Manifest,
 }
 
 impl Sources {
@@ -102,7 +105,7 @@ impl Sources {
         // How an index describes an image is no part of its name.
         let name = Descriptor::new(&entry.media_type, entry.digest, entry.size);
         let kind = if self.root.is_some() && !is_image(&entry, &manifest) {
-            ListedKind::Other { name, document, manifest: Box::new(manifest) }
+            ListedKind::Other(Box::new(Other { name, document, manifest }))
         } else {
             let image = ImageSource::of_manifest(origin.blobs(), name, manifest).await?;
             ListedKind::Image(Box::new(image))
@@ -118,7 +121,7 @@ impl Sources {
     pub(super) fn images(&self) -> impl Iterator<Item = &ImageSource> {
         self.listed.iter().filter_map(|listed| match &listed.kind {
             ListedKind::Image(image) => Some(&**image),
-            ListedKind::Other { .. } => None,
+            ListedKind::Other(_) => None,
         })
     }
 
