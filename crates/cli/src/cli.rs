@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     config, convert, demo, inspect, interrupt::until_interrupted, mount, output, pull, sandbox,
@@ -58,6 +58,18 @@ enum Command {
     Internal(sandbox::Internal),
 }
 
+impl Cli {
+    /// Finds options that do not go together, where the parser alone cannot.
+    fn check(&self) -> Result<(), clap::Error> {
+        let checked = match &self.command {
+            Command::Convert(args) => args.check(),
+            _ => Ok(()),
+        };
+        let refused = |rule| Self::command().error(clap::error::ErrorKind::ArgumentConflict, rule);
+        checked.map_err(refused)
+    }
+}
+
 impl Command {
     /// What a command logs unless told otherwise: a daemon tells what it does, others their trouble.
     fn log_level(&self) -> &'static str {
@@ -70,7 +82,11 @@ impl Command {
 
 /// Runs the command line of this process. Wrong usage ends the process here, with code 2.
 pub(crate) fn run() -> ExitCode {
-    match run_to_end(Cli::parse()) {
+    let cli = Cli::parse();
+    if let Err(refused) = cli.check() {
+        refused.exit();
+    }
+    match run_to_end(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::complain(&error);
@@ -102,7 +118,8 @@ async fn execute(command: Command) -> Result<u8> {
         // It unmounts before it ends, and has the exit code of its command.
         Command::Mount(args) => return mount::run(args).await,
         Command::Umount(args) => mount::umount(args).await,
-        Command::Convert(args) => until_interrupted(convert::run(args)).await,
+        // It gives back what containerd lent before it ends.
+        Command::Convert(args) => convert::run(args).await,
         Command::Inspect(args) => until_interrupted(inspect::run(args)).await,
         // It gives back what containerd lent before it ends.
         Command::Pull(args) => pull::run(args).await,
@@ -119,8 +136,6 @@ async fn execute(command: Command) -> Result<u8> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -133,7 +148,16 @@ mod tests {
         for line in [
             &["bolide"][..],
             &["bolide", "convert", "oci:a"],
-            &["bolide", "convert", "containerd:a", "oci:b"],
+            &["bolide", "convert", "containerd:A", "oci:b"],
+            &["bolide", "convert", "oci:a", "docker-archive:b"],
+            &["bolide", "convert", "oci:a", "oci:b", "--format", "zip"],
+            &["bolide", "convert", "oci:a", "oci:b", "--format", "estargz-external-toc"],
+            &["bolide", "convert", "oci:a", "oci:b", "--format", "zstd-chunked", "--docker"],
+            &["bolide", "convert", "oci:a", "oci:b", "--keep-diff-id"],
+            &["bolide", "convert", "oci:a", "oci:b", "--docker", "--oci"],
+            &["bolide", "convert", "oci:a", "oci:b", "--parallelism", "0"],
+            &["bolide", "convert", "oci:a", "oci:b", "--platform", "linux/arm", "--all-platforms"],
+            &["bolide", "convert", "oci:a", "oci:b", "--format", "tar-gzip", "--record-in", "x"],
             &["bolide", "convert", "oci:a", "oci:b", "--chunk-size", "0"],
             &["bolide", "convert", "oci:a", "oci:b", "--level", "10"],
             &["bolide", "convert", "oci:a", "localhost:5000/Upper"],
@@ -146,7 +170,8 @@ mod tests {
             &["bolide", "pull", "Not A Name"],
             &["bolide", "pull", "python", "--prefetch", "much"],
         ] {
-            let error = Cli::try_parse_from(line).expect_err("wrong usage");
+            let parsed = Cli::try_parse_from(line).and_then(|cli| cli.check());
+            let error = parsed.expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{line:?}");
         }
     }

@@ -61,6 +61,96 @@ fn failure_and_wrong_usage_have_codes_of_their_own() {
 }
 
 #[test]
+fn what_comes_first_may_be_listed_with_patterns() {
+    let dir = tempfile::tempdir().expect("dir");
+    sample(dir.path());
+    let list = dir.path().join("list");
+    fs::write(&list, "# all there is\n**\nno/such\n").expect("list");
+    let from = format!("oci:{}:org", dir.path().display());
+    let (to, list) = (format!("oci:{}:lazy", dir.path().display()), list.display().to_string());
+    let done = bolide(&["convert", &from, &to, "--prefetch-list", &list]);
+    assert_eq!(done.status.code(), Some(0));
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(told.contains("no/such") && told.lines().count() == 1, "{told}");
+    let shown = bolide(&["inspect", "--json", &to]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert!(shown["layers"][0]["prefetch"]["up_to"].as_u64() > Some(0), "{shown}");
+
+    fs::write(dir.path().join("list"), "ok\n[\n").expect("list");
+    let done = bolide(&["convert", &from, &to, "--prefetch-list", &list]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("line=2"), "{done:?}");
+}
+
+#[test]
+fn the_environment_says_which_time_is_the_latest() {
+    let dir = tempfile::tempdir().expect("dir");
+    sample(dir.path());
+    let at = |tag: &str| format!("oci:{}:{tag}", dir.path().display());
+    let convert = |tag: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bolide"));
+        command.args(["convert", &at("org"), &at(tag)]).args(more);
+        let done = command.env("SOURCE_DATE_EPOCH", "86400").output().expect("runs");
+        assert!(done.status.success(), "{done:?}");
+        let layout = Layout::open(dir.path()).expect("layout");
+        let image = layout.resolve(Some(tag)).expect("image");
+        let manifest: Value =
+            serde_json::from_slice(&layout.document(&image).expect("manifest")).expect("JSON");
+        let config = manifest["config"]["digest"].as_str().expect("digest").parse();
+        let config = layout.document_by_digest(config.expect("digest")).expect("config");
+        let config: Value = serde_json::from_slice(&config).expect("JSON");
+        config["created"].as_str().expect("told").to_owned()
+    };
+    assert_eq!(convert("1", &[]), "1970-01-02T00:00:00Z");
+    assert_eq!(convert("2", &["--source-date-epoch", "0"]), "1970-01-01T00:00:00Z");
+}
+
+#[test]
+fn what_does_not_go_together_is_wrong_usage() {
+    for (arguments, rule) in [
+        (&["oci:a", "docker-archive:b"][..], "annotations"),
+        (&["oci:a", "oci:b", "--format", "estargz-external-toc"], "tag"),
+        (&["oci:a", "oci:b", "--format", "zstd-chunked", "--docker"], "OCI"),
+        (&["oci:a", "oci:b", "--keep-diff-id"], "external-toc"),
+        (&["oci:a", "oci:b", "--level", "10"], "0 to 9"),
+    ] {
+        let refused = bolide(&[&["convert"], arguments].concat());
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert!(told.contains(rule), "{told}");
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_no_archive() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: filling a disk of its own needs root");
+        return;
+    }
+    let (dir, small) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+    sample(dir.path());
+    // A mount that ends with the shell.
+    let script = r#"
+        mount --make-rprivate / && mount -t tmpfs -o size=4k tmpfs "$1" || exit 99
+        "$2" convert "$3" "oci-archive:$1/x.tar" && exit 98
+        code=$?
+        ls -A "$1"
+        exit $code
+    "#;
+    let done = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(small.path())
+        .arg(env!("CARGO_BIN_EXE_bolide"))
+        .arg(format!("oci:{}:org", dir.path().display()))
+        .output()
+        .expect("runs");
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(told.contains("No space left on device"), "{told}");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "", "files stay");
+}
+
+#[test]
 fn a_command_that_is_told_to_end_leaves_no_files() {
     let (dir, temporary) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
     sample(dir.path());

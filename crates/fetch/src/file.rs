@@ -25,12 +25,14 @@ use serde::Deserialize;
 const PIECE: u64 = 256 * 1024;
 const MAX_INDEX: u64 = 8 * 1024 * 1024;
 
-/// A blob in a local file. Reads run on the blocking pool.
+/// A blob in a local file, or in a part of one. Reads run on the blocking pool.
 #[derive(Clone, Debug)]
 pub struct FileSource {
     file: Arc<File>,
     path: Arc<Path>,
     digest: Digest,
+    /// Where the blob starts in the file, in bytes.
+    start: u64,
     size: u64,
 }
 
@@ -51,16 +53,42 @@ impl FileSource {
                 )
                 .with_context("path", path.display()));
             }
-            Ok(Self { file: Arc::new(file), path: path.into(), digest, size: metadata.len() })
+            let size = metadata.len();
+            Ok(Self { file: Arc::new(file), path: path.into(), digest, start: 0, size })
         })
         .await
+    }
+
+    /// The blob that lies at `part`, in bytes, of an open file. `path` names the file in errors.
+    #[must_use]
+    pub fn part(
+        file: Arc<File>,
+        path: impl AsRef<Path>,
+        digest: Digest,
+        part: std::ops::Range<u64>,
+    ) -> Self {
+        let size = part.end.saturating_sub(part.start);
+        Self { file, path: path.as_ref().into(), digest, start: part.start, size }
+    }
+
+    /// The source, and its last `tail_hint` bytes.
+    ///
+    /// `Corrupt` when it has not the size that `blob` says.
+    pub async fn opened(self, blob: BlobRef, tail_hint: u64) -> Result<OpenedBlob> {
+        check_size("file::open", blob, self.size)?;
+        let tail = tail_hint.min(self.size);
+        let tail = match ByteRange::at(self.size - tail, tail) {
+            Ok(range) => self.clone().read(range).await?,
+            Err(_) => Bytes::new(),
+        };
+        Ok(OpenedBlob { source: Arc::new(self), tail })
     }
 
     async fn read(self, range: ByteRange) -> Result<Bytes> {
         blocking(move || {
             let len = usize::try_from(range.len()).map_err(|_| self.past_the_end(range))?;
             let mut bytes = BytesMut::zeroed(len);
-            self.file.read_exact_at(&mut bytes, range.start()).map_err(|error| {
+            self.file.read_exact_at(&mut bytes, self.start + range.start()).map_err(|error| {
                 Error::io("file::read", error)
                     .with_context("path", self.path.display())
                     .with_context("range", range)
@@ -207,15 +235,7 @@ impl OciLayoutOpener {
 impl BlobOpener for OciLayoutOpener {
     async fn open(&self, blob: BlobRef, tail_hint: u64) -> Result<OpenedBlob> {
         let source = FileSource::open(self.layout.blob_path(blob.digest), blob.digest).await?;
-        check_size("layout::open", blob, source.size)?;
-        let tail = match ByteRange::at(
-            source.size.saturating_sub(tail_hint),
-            tail_hint.min(source.size),
-        ) {
-            Ok(range) => source.clone().read(range).await?,
-            Err(_) => Bytes::new(),
-        };
-        Ok(OpenedBlob { source: Arc::new(source), tail })
+        source.opened(blob, tail_hint).await
     }
 }
 

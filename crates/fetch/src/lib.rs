@@ -25,6 +25,7 @@ pub use object_store::ObjectStoreOpener;
 pub use reference::ImageReference;
 pub use registry::{
     ManifestDoc, PlainHttp, RegistryClient, RegistryConfig, RegistrySource, Repository,
+    UploadOptions,
 };
 pub use s3::{S3Credentials, S3Options};
 pub use scheduler::{NodeScheduler, SchedulerConfig};

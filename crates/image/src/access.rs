@@ -5,7 +5,9 @@ use std::{
 };
 
 use bolide_core::{Error, ErrorKind, Result};
-use bolide_fetch::{RegistryClient, RetryPolicy};
+use bolide_fetch::{RegistryClient, RetryPolicy, UploadOptions};
+
+use crate::ContainerdSession;
 
 /// What reading and writing images needs of the caller's world. Image layouts need none of it.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +15,8 @@ pub struct Access {
     registries: Option<Arc<RegistryClient>>,
     work_dir: Option<PathBuf>,
     retry: RetryPolicy,
+    upload_chunk: Option<u64>,
+    containerd: Option<Arc<ContainerdSession>>,
 }
 
 impl Access {
@@ -44,6 +48,20 @@ impl Access {
         self
     }
 
+    /// How many bytes of a blob are sent to a registry in one request, at least 1.
+    #[must_use]
+    pub fn with_upload_chunk(mut self, size: u64) -> Self {
+        self.upload_chunk = Some(size);
+        self
+    }
+
+    /// A containerd too. Who gives it closes it afterwards.
+    #[must_use]
+    pub fn with_containerd(mut self, session: Arc<ContainerdSession>) -> Self {
+        self.containerd = Some(session);
+        self
+    }
+
     pub(crate) fn registries(&self) -> Result<&Arc<RegistryClient>> {
         self.registries.as_ref().ok_or_else(|| {
             missing("a registry is reached through a client, which the caller must give")
@@ -52,8 +70,22 @@ impl Access {
 
     pub(crate) fn work_dir(&self) -> Result<&Path> {
         self.work_dir.as_deref().ok_or_else(|| {
-            missing("writing to a registry needs a work directory, which the caller must give")
+            missing("writing to a registry or containerd needs a work directory, which the caller must give")
         })
+    }
+
+    pub(crate) fn containerd(&self) -> Result<&Arc<ContainerdSession>> {
+        self.containerd.as_ref().ok_or_else(|| {
+            missing(
+                "images of containerd are reached through a session, which the caller must give",
+            )
+        })
+    }
+
+    pub(crate) fn upload(&self) -> UploadOptions {
+        let mut options = UploadOptions { retry: self.retry.clone(), ..UploadOptions::default() };
+        options.chunk_size = self.upload_chunk.unwrap_or(options.chunk_size);
+        options
     }
 
     pub(crate) fn retry(&self) -> &RetryPolicy {

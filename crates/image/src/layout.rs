@@ -12,7 +12,8 @@ use tempfile::NamedTempFile;
 use crate::manifest::{self, Descriptor, Index, MAX_DOCUMENT_BYTES, media_type};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+/// Content of the file that marks a layout.
+pub(crate) const VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// An OCI image layout.
 ///
@@ -80,29 +81,8 @@ impl Layout {
     /// Finds the image of a tag, or the only image when there is no tag; `NotFound` with the tags
     /// that exist when there is none, `Malformed` when a tag is needed to choose.
     pub fn resolve(&self, tag: Option<&str>) -> Result<Descriptor> {
-        let mut manifests = self.index()?.manifests;
-        let Some(tag) = tag else {
-            return match manifests.len() {
-                1 => Ok(manifests.swap_remove(0)),
-                count => Err(Error::new(
-                    ErrorKind::Malformed,
-                    "layout::resolve",
-                    "a layout with several images, or none, needs a tag: oci:DIR:TAG",
-                )
-                .with_context("layout", self.dir.display())
-                .with_context("images", count)),
-            };
-        };
-        let named = manifests.iter().rposition(|manifest| is_named(manifest, tag));
-        named.map(|at| manifests.swap_remove(at)).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "layout::resolve",
-                "the layout has no image of this tag",
-            )
-            .with_context("layout", self.dir.display())
-            .with_context("tag", format!("{tag:?}"))
-        })
+        let found = named(self.index()?, tag);
+        found.map_err(|error| error.with_context("layout", self.dir.display()))
     }
 
     /// Reads a document and checks it against its descriptor.
@@ -137,15 +117,7 @@ impl Layout {
     pub fn tag(&self, image: &Descriptor, tag: Option<&str>) -> Result<()> {
         let _lock = self.lock()?;
         let mut index = self.index()?;
-        let mut entry = image.clone();
-        if let Some(tag) = tag {
-            index.manifests.retain(|manifest| !is_named(manifest, tag));
-            entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
-        } else {
-            entry.annotations.remove(REF_NAME);
-            index.manifests.retain(|manifest| *manifest != entry);
-        }
-        index.manifests.push(entry);
+        set(&mut index, image.clone(), tag);
         self.write_index(&index)
     }
 
@@ -185,11 +157,45 @@ fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
     publish().map_err(|error| failed("layout::write", path, error))
 }
 
+/// The image of a tag in the index of a layout, or the only one without a tag.
+pub(crate) fn named(index: Index, tag: Option<&str>) -> Result<Descriptor> {
+    let mut manifests = index.manifests;
+    let Some(tag) = tag else {
+        return match manifests.len() {
+            1 => Ok(manifests.swap_remove(0)),
+            count => Err(Error::new(
+                ErrorKind::Malformed,
+                "layout::resolve",
+                "a layout with several images, or none, needs a tag after its path",
+            )
+            .with_context("images", count)),
+        };
+    };
+    let at = manifests.iter().rposition(|manifest| is_named(manifest, tag));
+    at.map(|at| manifests.swap_remove(at)).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "layout::resolve", "the layout has no image of this tag")
+            .with_context("tag", format!("{tag:?}"))
+    })
+}
+
+/// Gives an image a tag, taking it from the image that had it, or adds it without one.
+pub(crate) fn set(index: &mut Index, mut entry: Descriptor, tag: Option<&str>) {
+    if let Some(tag) = tag {
+        index.manifests.retain(|manifest| !is_named(manifest, tag));
+        entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+    } else {
+        entry.annotations.remove(REF_NAME);
+        index.manifests.retain(|manifest| *manifest != entry);
+    }
+    index.manifests.push(entry);
+}
+
 fn is_named(manifest: &Descriptor, tag: &str) -> bool {
     manifest.annotations.get(REF_NAME).is_some_and(|name| name == tag)
 }
 
-fn empty_index() -> Index {
+/// An index of nothing.
+pub(crate) fn empty_index() -> Index {
     Index {
         schema_version: 2,
         media_type: Some(media_type::OCI_INDEX.to_owned()),

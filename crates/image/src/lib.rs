@@ -1,14 +1,17 @@
-//! Images as a whole: where they are, their manifests, conversion to eStargz, and a small registry
-//! server over an OCI layout.
+//! Images as a whole: where they are, their manifests, conversion to other forms of layers, and a
+//! small registry server over an OCI layout.
 //!
-//! An image lies at a [`Location`]: in an image layout, or in a registry that [`Access`] reaches. It
-//! is read through [`ImageSource`], written through an [`ImageSink`], and
-//! [`convert_image`] stands between the two. [`inspect_image`] tells what an image is made of.
+//! An image lies at a [`Location`]: in an image layout or an archive, or in a registry or a
+//! containerd that [`Access`] reaches. It is read through [`ImageSource`], written through an
+//! [`ImageSink`], and [`convert_image`] stands between the two. [`inspect_image`] tells what an
+//! image is made of.
 #![forbid(unsafe_code)]
 
 mod access;
+mod archive;
 mod backend;
 mod blob_reader;
+mod containerd;
 mod convert;
 mod inspect;
 mod layout;
@@ -16,6 +19,7 @@ mod link;
 mod location;
 pub mod manifest;
 mod platform;
+mod prioritize;
 mod retry;
 mod server;
 mod sink;
@@ -23,7 +27,12 @@ mod source;
 mod unpack;
 
 pub use access::Access;
-pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Progress, convert_image};
+pub use backend::NewBlob;
+pub use containerd::ContainerdSession;
+pub use convert::{
+    ConvertOptions, ConvertReport, ConvertedImage, ConvertedLayer, Platforms, Progress,
+    TOC_IMAGE_SUFFIX, convert_image,
+};
 pub use inspect::{
     Annotation, Contents, Format, ImageReport, InspectOptions, LayerReport, Prefetch, inspect_image,
 };
@@ -31,6 +40,7 @@ pub use layout::Layout;
 pub use link::{LinkCounters, LinkShape, ShapedLink};
 pub use location::Location;
 pub use platform::Platform;
+pub use prioritize::{PathList, Prioritized};
 pub use server::{ServedCounters, ServerHandle, serve_layout};
 pub use sink::ImageSink;
 pub use source::{ImageSource, check_kind, choose};

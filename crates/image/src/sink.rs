@@ -1,13 +1,13 @@
 //! Where an image is written to.
 use std::{path::Path, sync::Arc};
 
-use bolide_core::{Digest, Result};
+use bolide_core::Result;
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
 use crate::{
     Access, Location,
-    backend::{self, Target},
+    backend::{self, NewBlob, Target},
     manifest::Descriptor,
 };
 
@@ -31,10 +31,16 @@ impl ImageSink {
         self.0.work_dir()
     }
 
-    /// Stores a blob that was written in [`work_dir`](Self::work_dir) and has this digest. What a
-    /// registry has already is not sent again. The file is gone afterwards, whatever happens.
-    pub async fn put_blob(&self, file: NamedTempFile, digest: Digest) -> Result<()> {
-        self.0.put_blob(file, digest).await
+    /// Whether the destination has a blob of `source` already, or took it over without moving its
+    /// bytes, as between repositories of one registry.
+    pub async fn adopt(&self, name: &Descriptor, source: &Location) -> Result<bool> {
+        self.0.adopt(name, source).await
+    }
+
+    /// Stores a blob that was written in [`work_dir`](Self::work_dir) and is what `blob` says. What
+    /// a registry has already is not sent again. The file is gone afterwards, whatever happens.
+    pub async fn put_blob(&self, file: NamedTempFile, blob: NewBlob) -> Result<()> {
+        self.0.put_blob(file, blob).await
     }
 
     /// Stores a configuration.
@@ -42,8 +48,24 @@ impl ImageSink {
         self.0.put_document(bytes.into()).await
     }
 
-    /// Stores the manifest that `name` describes and gives the image its name.
+    /// Stores a manifest that an index will list, after everything it names.
+    pub async fn put_manifest(&self, name: &Descriptor, bytes: impl Into<Bytes>) -> Result<()> {
+        self.0.put_manifest(name, bytes.into()).await
+    }
+
+    /// Stores the manifest or index that `name` describes and gives the image its name.
     pub async fn publish(&self, name: Descriptor, bytes: impl Into<Bytes>) -> Result<()> {
-        self.0.publish(name, bytes.into()).await
+        self.0.publish(name, bytes.into(), "").await
+    }
+
+    /// The same for an image that belongs to this one and is named before it: its tag is that of
+    /// the image with `suffix`.
+    pub async fn publish_beside(
+        &self,
+        name: Descriptor,
+        bytes: impl Into<Bytes>,
+        suffix: &str,
+    ) -> Result<()> {
+        self.0.publish(name, bytes.into(), suffix).await
     }
 }

@@ -48,16 +48,22 @@ impl ImageSource {
         let mut depth = 0;
         while target.is_index() {
             depth += 1;
-            if depth > MAX_NESTING {
-                return Err(malformed("indexes may lie in indexes four deep", &target));
-            }
+            check_depth(depth, &target)?;
             let index: Index = decode(&target, document).await?;
             target = choose(index, platform)?;
             document = origin.manifest(&target).await?;
         }
         let manifest: Manifest = decode(&target, document).await?;
+        Self::of_manifest(origin.blobs(), target, manifest).await
+    }
+
+    /// The image of a verified manifest. Reads its configuration.
+    pub(crate) async fn of_manifest(
+        blobs: Arc<dyn BlobOpener>,
+        target: Descriptor,
+        manifest: Manifest,
+    ) -> Result<Self> {
         check_kind(&manifest)?;
-        let blobs = origin.blobs();
         let name = &manifest.config;
         check_document_size(name.digest, name.size)?;
         let wanted = BlobRef { digest: name.digest, size: Some(name.size) };
@@ -88,6 +94,15 @@ impl ImageSource {
         &self.config
     }
 
+    /// The platform that the configuration says the image was made for.
+    #[must_use]
+    pub fn platform(&self) -> Option<Platform> {
+        let text = |key: &str| self.config.other.get(key)?.as_str().filter(|text| !text.is_empty());
+        let (os, architecture) = (text("os")?, text("architecture")?);
+        let variant = text("variant").map(|variant| format!("/{variant}")).unwrap_or_default();
+        format!("{os}/{architecture}{variant}").parse().ok()
+    }
+
     /// Opens a blob of the image and reads its last `tail_hint` bytes, unverified.
     pub async fn open_blob(&self, name: &Descriptor, tail_hint: u64) -> Result<OpenedBlob> {
         self.blobs.open(BlobRef { digest: name.digest, size: Some(name.size) }, tail_hint).await
@@ -95,16 +110,33 @@ impl ImageSource {
 
     /// Streams a blob of the image. The bytes are not verified.
     pub async fn blob(&self, name: &Descriptor) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let source = self.open_blob(name, 0).await?.source;
-        Ok(match ByteRange::new(0..source.size()) {
-            Ok(whole) => source.stream(whole, ReadOptions::default()),
-            Err(_) => stream::empty().boxed(),
-        })
+        stream_blob(&*self.blobs, name).await
     }
 }
 
+/// Streams a blob. The bytes are not verified.
+pub(crate) async fn stream_blob(
+    blobs: &dyn BlobOpener,
+    name: &Descriptor,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    let wanted = BlobRef { digest: name.digest, size: Some(name.size) };
+    let source = blobs.open(wanted, 0).await?.source;
+    Ok(match ByteRange::new(0..source.size()) {
+        Ok(whole) => source.stream(whole, ReadOptions::default()),
+        Err(_) => stream::empty().boxed(),
+    })
+}
+
+/// `Malformed` when indexes lie too deep in indexes.
+pub(crate) fn check_depth(depth: usize, document: &Descriptor) -> Result<()> {
+    if depth <= MAX_NESTING {
+        return Ok(());
+    }
+    Err(malformed("indexes may lie in indexes four deep", document))
+}
+
 /// Verifies and parses a document, which may have megabytes.
-async fn decode<T: DeserializeOwned + Send + 'static>(
+pub(crate) async fn decode<T: DeserializeOwned + Send + 'static>(
     name: &Descriptor,
     document: Bytes,
 ) -> Result<T> {

@@ -97,7 +97,7 @@ fn broken(error: io::Error) -> Error {
         .with_source(error)
 }
 
-fn decompressed<'a>(layer: &'a mut dyn Read) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompressed<'a>(layer: &'a mut dyn Read) -> io::Result<Box<dyn Read + 'a>> {
     let mut layer = BufReader::with_capacity(128 * 1024, layer);
     let start = layer.fill_buf()?;
     if start.starts_with(&[0x1f, 0x8b]) {

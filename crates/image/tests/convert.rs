@@ -75,7 +75,7 @@ async fn every_layer_becomes_estargz_and_the_documents_agree() {
     let layout = Layout::open(dst.path()).expect("layout");
     for (at, layer) in image.manifest().layers.iter().enumerate() {
         assert_eq!(layer.annotations["kept"], "yes");
-        let size = report.layers[at].uncompressed_size.to_string();
+        let size = report.layers[at].uncompressed_size.expect("known").to_string();
         assert_eq!(layer.annotations[ANNOTATION_UNCOMPRESSED_SIZE], size);
         assert_eq!(image.config().rootfs.diff_ids[at], report.layers[at].diff_id);
         let (nodes, _) = mark_of(&layout, layer).await;
@@ -119,13 +119,14 @@ async fn recorded_files_come_first_and_the_result_converts_again() {
 
 #[tokio::test]
 async fn dockers_media_types_are_kept_or_made_ocis() {
-    for (oci, manifest, layer) in [
-        (false, media_type::DOCKER_MANIFEST, media_type::DOCKER_LAYER_GZIP),
-        (true, media_type::OCI_MANIFEST, media_type::OCI_LAYER_GZIP),
+    for (docker, manifest, layer) in [
+        (true, media_type::DOCKER_MANIFEST, media_type::DOCKER_LAYER_GZIP),
+        (false, media_type::OCI_MANIFEST, media_type::OCI_LAYER_GZIP),
     ] {
         let (src, dst) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
         sample(src.path(), media_type::DOCKER_MANIFEST);
-        convert(src.path(), dst.path(), &ConvertOptions { oci, ..ConvertOptions::default() }).await;
+        convert(src.path(), dst.path(), &ConvertOptions { docker, ..ConvertOptions::default() })
+            .await;
         let image =
             ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())
                 .await

@@ -5,8 +5,8 @@ use std::{fs, io::Write as _, sync::Arc, time::Duration};
 
 use bolide_core::{Digest, ErrorKind};
 use bolide_fetch::{
-    Credentials, ImageReference, NoCredentials, RegistryClient, RegistryConfig, Secret,
-    StaticCredentials,
+    Credentials, ImageReference, NoCredentials, RegistryClient, RegistryConfig, RetryPolicy,
+    Secret, StaticCredentials,
 };
 use bolide_image::{
     Access, ImageSource, Location, Progress, convert_image,
@@ -17,7 +17,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Map, json};
 use support::{
     LAYERS, access, add_blob, add_image, add_layer, amd64, assert_empty, convert,
-    docker_registry::{DockerRegistry, PASSWORD, USER, cutting_relay},
+    docker_registry::{DockerRegistry, PASSWORD, USER, cutting_relay, stumbling_relay},
     history, location, options, reference, sample, serve,
 };
 use tempfile::{TempDir, tempdir};
@@ -139,6 +139,21 @@ async fn a_push_that_breaks_off_leaves_nothing() {
     convert(&lab.access(), &lab.plain(), &lab.pushed("lazy")).await;
 }
 
+#[tokio::test]
+async fn a_connection_that_breaks_in_a_chunk_costs_a_few_tries_and_no_image() {
+    let lab = Lab::new();
+    let patient = RetryPolicy { base_delay: Duration::from_millis(1), ..RetryPolicy::default() };
+    let access = lab.access().with_retry(patient).with_upload_chunk(256 * 1024);
+    let (address, stumbled) = stumbling_relay(lab.registry.address(), 600 * 1024).await;
+    let to = reference(address, "lazy");
+    let report = convert_image(&access, &lab.plain(), &to, &options(), |_| ()).await;
+    let report = report.expect("pushed");
+    assert!(stumbled.load(std::sync::atomic::Ordering::Relaxed), "nothing was cut");
+    assert!(lab.registry.requests("PATCH", "/blobs/uploads/") > 3);
+    assert_eq!(lab.find("lazy").await.expect("pushed").target().digest, report.digest);
+    assert_empty(lab.work.path());
+}
+
 #[test]
 fn an_interrupted_push_leaves_nothing() {
     let lab = Lab::new();
@@ -215,12 +230,12 @@ async fn a_registry_that_wants_a_login_says_so_before_the_work() {
 async fn dockers_media_types_survive_a_registry_or_become_ocis() {
     let lab = Lab::new();
     sample(lab.src.path(), media_type::DOCKER_MANIFEST);
-    for (tag, oci, manifest, layer) in [
-        ("docker", false, media_type::DOCKER_MANIFEST, media_type::DOCKER_LAYER_GZIP),
-        ("oci", true, media_type::OCI_MANIFEST, media_type::OCI_LAYER_GZIP),
+    for (tag, docker, manifest, layer) in [
+        ("docker", true, media_type::DOCKER_MANIFEST, media_type::DOCKER_LAYER_GZIP),
+        ("oci", false, media_type::OCI_MANIFEST, media_type::OCI_LAYER_GZIP),
     ] {
         let mut options = options();
-        options.oci = oci;
+        options.docker = docker;
         let (from, to) = (lab.plain(), lab.pushed(tag));
         convert_image(&lab.access(), &from, &to, &options, |_| ()).await.expect("converted");
         let image = lab.find(tag).await.expect("pushed");

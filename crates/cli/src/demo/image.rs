@@ -43,7 +43,7 @@ pub(crate) async fn build(dir: PathBuf, min_size: u64) -> Result<DemoImage> {
     let at = |tag: &str| Location::Layout { dir: dir.clone(), tag: Some(tag.to_owned()) };
     for (tag, prioritized) in [(LAZY, Vec::new()), (OPTIMIZED, first_used)] {
         let layer = BuildOptions { level: Some(1), prioritized, ..BuildOptions::default() };
-        let options = ConvertOptions { layer, platform: Platform::host(), oci: true };
+        let options = ConvertOptions { layer, ..ConvertOptions::default() };
         convert_image(&Access::layouts(), &at(PLAIN), &at(tag), &options, |_| ()).await?;
     }
     Ok(image)

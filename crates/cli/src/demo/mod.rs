@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bolide_image::{Layout, LinkShape, Location, serve_layout};
 use bolide_snapshotter::user_namespace;
 use indicatif::HumanBytes;
@@ -193,6 +193,9 @@ async fn subject(args: &Args, dir: &Path) -> Result<Subject> {
             let image = reference.to_string();
             let origin = Origin::of(reference.clone(), &args.plain_http, args.shape()).await?;
             return Ok(Subject { image, origin, names: Names::default() });
+        }
+        Some(_) => {
+            bail!("the demo shows images of registries and OCI layouts; convert it to oci:DIR")
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;

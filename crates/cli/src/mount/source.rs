@@ -1,5 +1,5 @@
 //! The image that is shown: its documents, and a way to its layers.
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bolide_core::Digest;
 use bolide_estargz::TocTrust;
 use bolide_image::{Access, ImageSource, Location, Platform, manifest::Descriptor};
@@ -24,6 +24,9 @@ impl SourceImage {
             Location::Registry(_) => {
                 Access::layouts().with_registries(registry::client(plain_http)?)
             }
+            _ => bail!(
+                "only images of registries and OCI layouts are mounted; convert it to oci:DIR"
+            ),
         };
         let image = ImageSource::open(&access, location, &Platform::host()).await?;
         ensure!(!image.manifest().layers.is_empty(), "an image without layers has nothing to show");

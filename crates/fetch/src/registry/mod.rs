@@ -27,10 +27,12 @@ mod push;
 mod range;
 mod read;
 mod request;
+mod upload;
 
 pub use manifest::ManifestDoc;
 pub use read::RegistrySource;
 pub(crate) use request::status_error;
+pub use upload::UploadOptions;
 
 /// Redirect targets and hosts remembered; beyond, all are learned again.
 const MAX_REMEMBERED: usize = 1024;
@@ -116,6 +118,7 @@ impl Default for RegistryConfig {
 #[derive(Debug, Default)]
 struct Learned {
     refuses_suffixes: AtomicBool,
+    refuses_chunks: AtomicBool,
 }
 
 impl Learned {
@@ -125,6 +128,15 @@ impl Learned {
 
     fn learn_suffixes_are_refused(&self) {
         self.refuses_suffixes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it takes blobs in one request only.
+    fn refuses_chunks(&self) -> bool {
+        self.refuses_chunks.load(Ordering::Relaxed)
+    }
+
+    fn learn_chunks_are_refused(&self) {
+        self.refuses_chunks.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,13 +1,14 @@
 //! Uploads.
-use bolide_core::{Digest, Error, ErrorKind, Result};
+use bolide_core::{Digest, Result};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Request, Response};
 use url::Url;
 
+use crate::auth::token::Access;
+
 use super::{Repository, request::location, status_error};
-use crate::http::public_url;
 
 impl Repository {
     /// Whether the registry has a blob.
@@ -33,45 +34,19 @@ impl Repository {
         size: u64,
         body: BoxStream<'static, Result<Bytes>>,
     ) -> Result<()> {
-        let (started, url) = self.start_upload(&[]).await?;
-        if started.status() != StatusCode::ACCEPTED {
-            return Err(status_error("registry::push_blob", &started));
-        }
-        let mut target = location(&url, &started)?;
-        drop(started);
-        target.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let endpoint = self.origin()?;
-        if target.scheme() != "https" && !(target.scheme() == "http" && endpoint.plain_http) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "registry::push_blob",
-                "a registry with TLS must not send uploads to a place without it",
-            )
-            .with_context("target", public_url(&target)));
-        }
-        let mut request = Request::new(Method::PUT, target.clone());
-        let headers = request.headers_mut();
-        headers.insert(header::CONTENT_LENGTH, size.into());
-        let octets = HeaderValue::from_static("application/octet-stream");
-        headers.insert(header::CONTENT_TYPE, octets);
-        if target.origin() == url.origin()
-            && let Some(grant) = self.client.auth.cached(&self.access(endpoint, "pull,push"))
-        {
-            headers.insert(header::AUTHORIZATION, grant.header());
-        }
-        let response = self.client.http.upload(request, body).await?;
-        if response.status().is_success() {
-            Ok(())
-        } else {
-            Err(status_error("registry::push_blob", &response).with_context("blob", digest))
-        }
+        let session = self.begin(size.max(1)).await?;
+        let sent = self.put(&session, digest, size, body).await;
+        sent.map_err(|error| error.with_context("blob", digest))
     }
 
     /// Takes over a blob of another repository of the same registry without moving bytes; `false`
     /// if the registry would rather have it uploaded.
     pub async fn mount_blob(&self, digest: Digest, from: &str) -> Result<bool> {
         let query = [("mount", digest.to_string()), ("from", from.to_owned())];
-        let (response, url) = self.start_upload(&query).await?;
+        let mut access = self.access(self.origin()?, "pull,push");
+        // A token for this repository alone does not let the registry look into the other.
+        access.scopes.push(format!("repository:{from}:pull"));
+        let (response, url) = self.start_upload(&query, &access).await?;
         match response.status() {
             StatusCode::CREATED => Ok(true),
             StatusCode::ACCEPTED => {
@@ -82,16 +57,19 @@ impl Repository {
         }
     }
 
-    async fn start_upload(&self, query: &[(&str, String)]) -> Result<(Response, Url)> {
+    pub(super) async fn start_upload(
+        &self,
+        query: &[(&str, String)],
+        access: &Access,
+    ) -> Result<(Response, Url)> {
         let endpoint = self.origin()?;
         let mut url = self.url(endpoint, "blobs/uploads/")?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let access = self.access(endpoint, "pull,push");
         let mut request = Request::new(Method::POST, url.clone());
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-        let response = self.client.send(request, &access).await?;
+        let response = self.client.send(request, access).await?;
         Ok((response, url))
     }
 

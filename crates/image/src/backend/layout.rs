@@ -5,12 +5,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bolide_core::{BlobOpener, Digest, Result};
+use bolide_core::{BlobOpener, Result};
 use bolide_fetch::OciLayoutOpener;
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use super::{Origin, Target};
+use super::{NewBlob, Origin, Target};
 use crate::{Layout, blob_reader::blocking, manifest::Descriptor};
 
 #[derive(Debug)]
@@ -69,9 +69,9 @@ impl Target for LayoutTarget {
         &self.blob_dir
     }
 
-    async fn put_blob(&self, file: NamedTempFile, digest: Digest) -> Result<()> {
+    async fn put_blob(&self, file: NamedTempFile, blob: NewBlob) -> Result<()> {
         let layout = self.layout.clone();
-        blocking(move || layout.put_blob(file, digest)).await
+        blocking(move || layout.put_blob(file, blob.digest)).await
     }
 
     async fn put_document(&self, bytes: Bytes) -> Result<()> {
@@ -79,8 +79,13 @@ impl Target for LayoutTarget {
         blocking(move || layout.put_document(&bytes)).await
     }
 
-    async fn publish(&self, name: Descriptor, bytes: Bytes) -> Result<()> {
+    async fn put_manifest(&self, _: &Descriptor, bytes: Bytes) -> Result<()> {
+        self.put_document(bytes).await
+    }
+
+    async fn publish(&self, name: Descriptor, bytes: Bytes, suffix: &str) -> Result<()> {
         let (layout, tag) = (self.layout.clone(), self.tag.clone());
+        let tag = tag.map(|tag| tag + suffix);
         blocking(move || {
             layout.put_document(&bytes)?;
             layout.tag(&name, tag.as_deref())

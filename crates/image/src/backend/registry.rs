@@ -5,18 +5,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bolide_core::{BlobOpener, Digest, Error, ErrorKind, Result};
-use bolide_fetch::{ImageReference, Repository, RetryPolicy, WrapOpener};
+use bolide_core::{BlobOpener, Digest, Error, Result};
+use bolide_fetch::{
+    FileSource, ImageReference, Repository, RetryPolicy, UploadOptions, WrapOpener,
+};
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use futures::{StreamExt as _, stream};
 use tempfile::NamedTempFile;
-use tokio_util::io::ReaderStream;
 
-use super::{Origin, Target, check_document_size};
-use crate::{Access, blob_reader::blocking, manifest::Descriptor, retry::retrying};
-
-/// Pieces in which a blob is read from disk, in bytes.
-const READ_SIZE: usize = 128 * 1024;
+use super::{NewBlob, Origin, Target, check_document_size, tag_to_write};
+use crate::{Access, Location, blob_reader::blocking, manifest::Descriptor, retry::retrying};
 
 #[derive(Debug)]
 pub(super) struct RegistryOrigin {
@@ -58,27 +56,21 @@ impl Origin for RegistryOrigin {
 
 #[derive(Debug)]
 pub(super) struct RegistryTarget {
+    reference: ImageReference,
     repository: Repository,
     tag: String,
     work_dir: PathBuf,
-    retry: RetryPolicy,
+    upload: UploadOptions,
 }
 
 impl RegistryTarget {
     pub(super) async fn open(reference: &ImageReference, access: &Access) -> Result<Self> {
-        let (None, Some(tag)) = (reference.digest(), reference.tag()) else {
-            return Err(Error::new(
-                ErrorKind::Malformed,
-                "image::write",
-                "an image is written under a tag: its digest is known only afterwards",
-            )
-            .with_context("reference", reference));
-        };
         let target = Self {
             repository: access.registries()?.repository(reference),
-            tag: tag.to_owned(),
+            tag: tag_to_write(reference)?.to_owned(),
             work_dir: access.work_dir()?.to_owned(),
-            retry: access.retry().clone(),
+            upload: access.upload(),
+            reference: reference.clone(),
         };
         // Work of minutes should not end at a registry that is not there or wants a login.
         target.has(Digest::of(b"")).await?;
@@ -86,7 +78,12 @@ impl RegistryTarget {
     }
 
     async fn has(&self, digest: Digest) -> Result<bool> {
-        retrying(&self.retry, || self.repository.blob_exists(digest)).await
+        retrying(&self.upload.retry, || self.repository.blob_exists(digest)).await
+    }
+
+    async fn put(&self, reference: &str, name: &Descriptor, bytes: Bytes) -> Result<()> {
+        let put = || self.repository.put_manifest(reference, &name.media_type, bytes.clone());
+        retrying(&self.upload.retry, put).await.map(drop)
     }
 }
 
@@ -96,14 +93,27 @@ impl Target for RegistryTarget {
         &self.work_dir
     }
 
-    async fn put_blob(&self, file: NamedTempFile, digest: Digest) -> Result<()> {
-        if !self.has(digest).await? {
-            let file = &file;
-            retrying(&self.retry, || async move {
-                let (size, body) = contents(file).await?;
-                self.repository.push_blob(digest, size, body).await
-            })
-            .await?;
+    async fn adopt(&self, name: &Descriptor, source: &Location) -> Result<bool> {
+        if self.has(name.digest).await? {
+            return Ok(true);
+        }
+        let Location::Registry(from) = source else { return Ok(false) };
+        if from.host() != self.reference.host() || from.repository() == self.reference.repository()
+        {
+            return Ok(false);
+        }
+        // Who may not read the other repository sends the blob, as does who was misunderstood.
+        let mounted = self.repository.mount_blob(name.digest, from.repository()).await;
+        Ok(mounted.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a blob is sent, because it could not be mounted");
+            false
+        }))
+    }
+
+    async fn put_blob(&self, file: NamedTempFile, blob: NewBlob) -> Result<()> {
+        if !self.has(blob.digest).await? {
+            let source = FileSource::open(file.path(), blob.digest).await?;
+            self.repository.upload_blob(&source, &self.upload).await?;
         }
         blocking(move || file.close().map_err(|error| Error::io("image::write", error))).await
     }
@@ -113,26 +123,18 @@ impl Target for RegistryTarget {
         if self.has(digest).await? {
             return Ok(());
         }
-        retrying(&self.retry, || {
+        retrying(&self.upload.retry, || {
             let body = stream::iter([Ok(bytes.clone())]).boxed();
             self.repository.push_blob(digest, bytes.len() as u64, body)
         })
         .await
     }
 
-    async fn publish(&self, name: Descriptor, bytes: Bytes) -> Result<()> {
-        retrying(&self.retry, || {
-            self.repository.put_manifest(&self.tag, &name.media_type, bytes.clone())
-        })
-        .await?;
-        Ok(())
+    async fn put_manifest(&self, name: &Descriptor, bytes: Bytes) -> Result<()> {
+        self.put(&name.digest.to_string(), name, bytes).await
     }
-}
 
-/// Size and bytes of a file, from its start.
-async fn contents(file: &NamedTempFile) -> Result<(u64, BoxStream<'static, Result<Bytes>>)> {
-    let failed = |error| Error::io("image::write", error);
-    let file = tokio::fs::File::open(file.path()).await.map_err(failed)?;
-    let size = file.metadata().await.map_err(failed)?.len();
-    Ok((size, ReaderStream::with_capacity(file, READ_SIZE).map_err(failed).boxed()))
+    async fn publish(&self, name: Descriptor, bytes: Bytes, suffix: &str) -> Result<()> {
+        self.put(&format!("{}{suffix}", self.tag), &name, bytes).await
+    }
 }

@@ -5,7 +5,11 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -129,6 +133,31 @@ pub(crate) async fn cutting_relay(target: SocketAddr, limit: u64) -> (SocketAddr
         }
     });
     (address, task)
+}
+
+/// A relay to `target` that cuts the first connection on which it has taken `limit` bytes, and
+/// carries all others. It ends with the runtime.
+pub(crate) async fn stumbling_relay(
+    target: SocketAddr,
+    limit: u64,
+) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let address = listener.local_addr().expect("address");
+    let stumbled = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&stumbled);
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.expect("accepted");
+            let stumbled = Arc::clone(&shared);
+            let left = if stumbled.load(Ordering::Relaxed) { u64::MAX } else { limit };
+            tokio::spawn(async move {
+                if relay(client, target, left).await {
+                    stumbled.store(true, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (address, stumbled)
 }
 
 /// Whether the limit was reached.

@@ -5,14 +5,18 @@ pub(crate) mod docker_registry;
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
 };
 
 use bolide_core::Digest;
+use bolide_estargz::BlobFormat;
 use bolide_fetch::{NoCredentials, RegistryClient, RegistryConfig, RetryPolicy};
 use bolide_image::{
-    Access, ConvertOptions, ConvertReport, Layout, Location, Platform, ServerHandle, convert_image,
+    Access, ConvertOptions, ConvertReport, Layout, Location, Platform, Platforms, ServerHandle,
+    convert_image,
     manifest::{Descriptor, media_type, to_bytes},
     serve_layout,
 };
@@ -113,7 +117,8 @@ pub(crate) fn amd64() -> Platform {
 
 /// Quick: what is made is not kept.
 pub(crate) fn options() -> ConvertOptions {
-    let mut options = ConvertOptions { platform: amd64(), ..ConvertOptions::default() };
+    let mut options =
+        ConvertOptions { platforms: Platforms::One(amd64()), ..ConvertOptions::default() };
     options.layer.level = Some(1);
     options
 }
@@ -131,4 +136,82 @@ pub(crate) async fn serve(layout: Layout) -> ServerHandle {
 pub(crate) fn assert_empty(dir: &Path) {
     let left: Vec<_> = fs::read_dir(dir).expect("dir").map(|entry| entry.expect("entry")).collect();
     assert!(left.is_empty(), "temporary files stay behind: {left:?}");
+}
+
+/// A tar of these files.
+pub(crate) fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_mtime(1_700_000_000);
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, name, text.as_bytes()).expect("added");
+    }
+    tar.into_inner().expect("tar")
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(bytes).expect("packed");
+    gzip.finish().expect("packed")
+}
+
+/// Stores an image whose configuration tells the truth about its layers, which other programs
+/// check; its descriptor, as an index lists it.
+pub(crate) fn add_true_image(
+    layout: &Layout,
+    architecture: &str,
+    layers: &[&[(&str, &str)]],
+) -> Descriptor {
+    let tars: Vec<_> = layers.iter().map(|files| tar_of(files)).collect();
+    let config = to_bytes(&json!({
+        "os": "linux", "architecture": architecture, "created": "2024-01-01T00:00:00Z",
+        "config": {"Env": ["A=b"]}, "history": history(layers.len()),
+        "rootfs": {"type": "layers",
+            "diff_ids": tars.iter().map(|tar| Digest::of(tar)).collect::<Vec<_>>()},
+    }))
+    .expect("json");
+    layout.put_document(&config).expect("config");
+    let layers: Vec<_> = tars.iter().map(|tar| add_blob(layout, &gzip(tar))).collect();
+    let manifest = to_bytes(&json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+        "annotations": {"who": "me"},
+        "config": Descriptor::of(media_type::OCI_CONFIG, &config), "layers": layers,
+    }))
+    .expect("json");
+    layout.put_document(&manifest).expect("manifest");
+    let mut name = Descriptor::of(media_type::OCI_MANIFEST, &manifest);
+    name.platform = Some(format!("linux/{architecture}").parse().expect("platform"));
+    name
+}
+
+/// Stores an index of these manifests and tags it.
+pub(crate) fn add_index(layout: &Layout, manifests: &[Descriptor], tag: &str) -> Descriptor {
+    let index = to_bytes(&json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests,
+        "annotations": {"what": "all"},
+    }))
+    .expect("json");
+    layout.put_document(&index).expect("index");
+    let name = Descriptor::of(media_type::OCI_INDEX, &index);
+    layout.tag(&name, Some(tag)).expect("tag");
+    name
+}
+
+/// Options of a format, for this machine-independent platform.
+pub(crate) fn options_of(format: BlobFormat) -> ConvertOptions {
+    let mut options = options();
+    options.layer.format = format;
+    options.layer.level = None;
+    options
+}
+
+/// The output of a program that must succeed.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let done = Command::new(program).args(arguments).output();
+    let done = done.unwrap_or_else(|error| panic!("{program} must be installed: {error}"));
+    let complaint = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{program} {arguments:?}: {complaint}");
+    String::from_utf8(done.stdout).expect("text")
 }

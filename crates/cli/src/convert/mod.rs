@@ -1,0 +1,107 @@
+//! `bolide convert`: rewrites an image with other layers.
+mod args;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use bolide_image::{ConvertReport, Location, PathList, Prioritized, Progress, convert_image};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+pub(crate) use args::LayerArgs;
+
+use crate::{interrupt::until_interrupted, output, places::PlaceArgs, record};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image to read: a reference into a registry, oci:DIR[:TAG], oci-archive:FILE[:TAG],
+    /// docker-archive:FILE[:REF] or containerd:REF
+    src: Location,
+    /// Image to write, in the same words
+    dst: Location,
+    #[command(flatten)]
+    layer: LayerArgs,
+    /// File that records the paths used first: one a line, or JSON lines with a `path`
+    #[arg(long, value_name = "FILE", conflicts_with = "prefetch_list")]
+    record_in: Option<PathBuf>,
+    /// File that lists what comes first, by a person: a path or a pattern of * ? [] ** a line,
+    /// comments after #
+    #[arg(long, value_name = "FILE")]
+    prefetch_list: Option<PathBuf>,
+    #[command(flatten)]
+    places: PlaceArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// What is wrong with how the options are combined.
+    pub(crate) fn check(&self) -> Result<(), bolide_core::Error> {
+        let options = self.layer.options();
+        if self.record_in.is_some() || self.prefetch_list.is_some() {
+            options.check_prioritizing()?;
+        }
+        options.check(&self.dst)
+    }
+}
+
+/// Handles interruption itself, because containerd gets back what it lent.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let list = match (&args.record_in, &args.prefetch_list) {
+        (Some(path), _) => record::read(path, PathList::read_record).await?,
+        (None, Some(path)) => record::read(path, PathList::read_list).await?,
+        (None, None) => PathList::default(),
+    };
+    let mut options = args.layer.options();
+    options.prioritized = Prioritized::everywhere(list);
+    let opened = until_interrupted(args.places.open(&[&args.src, &args.dst])).await?;
+    let bar = progress_bar();
+    let show = |event| match event {
+        Progress::Started { size, .. } => bar.inc_length(size),
+        Progress::Read { bytes, .. } => bar.inc(bytes),
+        _ => {}
+    };
+    let work =
+        async { Ok(convert_image(opened.access(), &args.src, &args.dst, &options, show).await?) };
+    let report = until_interrupted(work).await;
+    bar.finish_and_clear();
+    let closed = opened.close(report.is_err()).await;
+    let report = report?;
+    closed?;
+    for line in &report.unmatched {
+        tracing::warn!(line, "no layer has anything for a line of the list");
+    }
+    if args.json { output::json(&report) } else { print(&args.dst, &report) }
+}
+
+/// Drawn only when standard error is a terminal.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    match ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn print(dst: &Location, report: &ConvertReport) -> Result<()> {
+    let mut layers = report.layers.iter();
+    for image in &report.images {
+        if let [_, _, ..] = report.images[..] {
+            let platform = image.platform.as_ref().map_or_else(String::new, ToString::to_string);
+            output::line(&format!("{platform} {}", image.digest))?;
+        }
+        for layer in layers.by_ref().take(image.layers) {
+            let sizes = if layer.reused {
+                format!("{} as it was", HumanBytes(layer.size))
+            } else {
+                format!("{} -> {}", HumanBytes(layer.source_size), HumanBytes(layer.size))
+            };
+            let toc = layer.toc_digest.map_or_else(String::new, |toc| format!("  toc {toc}"));
+            output::line(&format!("{}  {sizes}{toc}", layer.digest))?;
+        }
+    }
+    if let Some(image) = &report.toc_image {
+        output::line(&format!("TOCs in {image}"))?;
+    }
+    output::line(&format!("{dst} {}", report.digest))
+}
