@@ -120,7 +120,8 @@ async fn execute(command: Command) -> Result<u8> {
         Command::Umount(args) => mount::umount(args).await,
         // It gives back what containerd lent before it ends.
         Command::Convert(args) => convert::run(args).await,
-        Command::Inspect(args) => until_interrupted(inspect::run(args)).await,
+        // It gives back what containerd lent before it ends.
+        Command::Inspect(args) => inspect::run(args).await,
         // It gives back what containerd lent before it ends.
         Command::Pull(args) => pull::run(args).await,
         // It unmounts before it ends.

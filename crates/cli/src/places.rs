@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use bolide_image::{Access, ContainerdSession, Location};
 use tempfile::TempDir;
 
-use crate::{registry, size};
+use crate::registry;
 
 /// How places are reached.
 #[derive(Debug, clap::Args)]
@@ -13,9 +13,6 @@ pub(crate) struct PlaceArgs {
     /// Registry to speak to without TLS; this machine is one anyway
     #[arg(long, value_name = "HOST", value_parser = registry::plain_host)]
     plain_http: Vec<String>,
-    /// Send blobs to a registry in pieces of this size; what breaks goes on from there
-    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::parse)]
-    upload_chunk: u64,
     /// Socket of the containerd whose images are read or written
     #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
     containerd_address: PathBuf,
@@ -30,14 +27,17 @@ pub(crate) struct Places {
     access: Access,
     containerd: Option<Arc<ContainerdSession>>,
     /// Dropped, and so removed, when all is done or has failed.
-    _work_dir: Option<TempDir>,
+    _work_dir: TempDir,
 }
 
 impl PlaceArgs {
     /// Makes these places ready to be read and written.
     pub(crate) async fn open(&self, places: &[&Location]) -> Result<Places> {
         let any = |is_wanted: fn(&Location) -> bool| places.iter().any(|place| is_wanted(place));
-        let mut access = Access::layouts().with_upload_chunk(self.upload_chunk);
+        // What is under way lies here, readable by nobody else.
+        let work_dir = tempfile::Builder::new().prefix("bolide-").tempdir();
+        let work_dir = work_dir.context("cannot make a temporary directory")?;
+        let mut access = Access::layouts().with_work_dir(work_dir.path());
         if any(|place| matches!(place, Location::Registry(_))) {
             access = access.with_registries(registry::client(&self.plain_http)?);
         }
@@ -48,19 +48,17 @@ impl PlaceArgs {
             access = access.with_containerd(Arc::clone(&session));
             containerd = Some(session);
         }
-        let mut work_dir = None;
-        if any(|place| !matches!(place, Location::Layout { .. })) {
-            // What is under way lies here, readable by nobody else.
-            let dir = tempfile::Builder::new().prefix("bolide-").tempdir();
-            let dir = dir.context("cannot make a temporary directory")?;
-            access = access.with_work_dir(dir.path());
-            work_dir = Some(dir);
-        }
         Ok(Places { access, containerd, _work_dir: work_dir })
     }
 }
 
 impl Places {
+    /// Sends blobs to registries in pieces of this size, in bytes.
+    pub(crate) fn with_upload_chunk(mut self, size: u64) -> Self {
+        self.access = self.access.with_upload_chunk(size);
+        self
+    }
+
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }

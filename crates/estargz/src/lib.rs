@@ -29,7 +29,7 @@ mod toc;
 pub use build::{
     BlobFormat, BuildOptions, BuildReport, Spool, TarEntries, TarEntry, convert_layer,
 };
-pub use check::{BlobVerdict, check_blob, check_chunks};
+pub use check::{BlobVerdict, check_blob, check_chunks, diff_id};
 pub use facts::{BlobFacts, LayerFormat, OpenedLayer, TocTrust};
 pub use footer::{Footer, ZstdDocument, ZstdFooter};
 pub use index::EstargzIndex;

@@ -1,17 +1,26 @@
 //! What an image is made of, from its documents, footers and TOCs alone.
 mod toc;
+mod verify;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bolide_core::{Digest, Error, ErrorKind, PrefetchMark, Result, TocIndex as _};
 use bolide_estargz::{
-    Footer, LayerFormat, ListedFile, OpenedLayer, RawToc, TocTrust, format::MAX_TOC_BYTES,
+    EstargzIndex, Footer, LayerFormat, ListedFile, OpenedLayer, RawToc, TocTrust,
+    format::MAX_TOC_BYTES,
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
 use toc::{Found, Tocs};
+use verify::{Said, verify};
 
 use crate::{Access, ImageSource, Location, Platform, blob_reader::blocking, manifest::Descriptor};
 
@@ -31,11 +40,14 @@ pub struct InspectOptions {
     pub files: bool,
     /// Whether to keep the TOC documents.
     pub tocs: bool,
+    /// Whether to read every layer as a whole and compare all that is said of it with what it is.
+    /// Each lies in the work directory of [`Access`] meanwhile.
+    pub verify: bool,
 }
 
 impl Default for InspectOptions {
     fn default() -> Self {
-        Self { platform: Platform::host(), files: false, tocs: false }
+        Self { platform: Platform::host(), files: false, tocs: false, verify: false }
     }
 }
 
@@ -75,6 +87,10 @@ pub struct LayerReport {
     /// The files in tar order, if they were asked for and the TOC may be believed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<ListedFile>>,
+    /// What is wrong with it, if it was verified: paths and what TOC and tar, or digest and content,
+    /// say otherwise. Nothing when it is sound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub faults: Option<Vec<String>>,
     /// The TOC document, if it was asked for. Not part of the written report.
     #[serde(skip)]
     pub toc: Option<Bytes>,
@@ -158,10 +174,13 @@ pub async fn inspect_image(
 ) -> Result<ImageReport> {
     let image = ImageSource::open(access, location, &options.platform).await?;
     let tocs = Tocs::new(access, location);
-    let inspection = Inspection { image: &image, tocs, options, kept: AtomicU64::new(0) };
-    let layers = stream::iter(&image.manifest().layers)
-        .map(|layer| async {
-            let report = inspection.layer(layer).await;
+    let work_dir = options.verify.then(|| access.work_dir()).transpose()?;
+    let kept = AtomicU64::new(0);
+    let inspection = Inspection { image: &image, tocs, options, work_dir, kept };
+    // The configuration has one diffID for each layer.
+    let layers = stream::iter(image.manifest().layers.iter().zip(&image.config().rootfs.diff_ids))
+        .map(|(layer, diff_id)| async {
+            let report = inspection.layer(layer, *diff_id).await;
             report.map_err(|error| error.with_context("layer", layer.digest))
         })
         .buffered(CONCURRENT_LAYERS)
@@ -179,11 +198,13 @@ struct Inspection<'a> {
     image: &'a ImageSource,
     tocs: Tocs<'a>,
     options: &'a InspectOptions,
+    /// Given when layers are to be verified.
+    work_dir: Option<&'a Path>,
     kept: AtomicU64,
 }
 
 impl Inspection<'_> {
-    async fn layer(&self, layer: &Descriptor) -> Result<LayerReport> {
+    async fn layer(&self, layer: &Descriptor, diff_id: Digest) -> Result<LayerReport> {
         let annotated = TocTrust::of_annotations(&layer.annotations)?;
         // Not the usual guess of a TOC's size: nothing but what is reported is read.
         let opened = self.image.open_blob(layer, FOOTER).await?;
@@ -196,12 +217,18 @@ impl Inspection<'_> {
             annotation: None,
             contents: None,
             files: None,
+            faults: None,
             toc: None,
         };
+        let mut index = None;
         match self.tocs.find(&opened).await? {
-            Found::Toc(raw) => self.describe(raw, annotated, &mut report).await?,
+            Found::Toc(raw) => index = Some(self.describe(raw, annotated, &mut report).await?),
             Found::Missing(facts) => report.format = facts.format.into(),
             Found::Plain => {}
+        }
+        if let Some(work_dir) = self.work_dir {
+            let said = Said { layer: layer.clone(), diff_id, index };
+            report.faults = Some(verify(self.image, work_dir, said).await?);
         }
         Ok(report)
     }
@@ -211,7 +238,7 @@ impl Inspection<'_> {
         raw: RawToc,
         annotated: Option<TocTrust>,
         report: &mut LayerReport,
-    ) -> Result<()> {
+    ) -> Result<Arc<EstargzIndex>> {
         let list = self.options.files;
         let (opened, annotation, files) = blocking(move || {
             let compressed = raw.compressed_ground();
@@ -239,7 +266,7 @@ impl Inspection<'_> {
         }
         report.files = files;
         report.toc = self.options.tocs.then_some(opened.toc);
-        Ok(())
+        Ok(opened.index)
     }
 
     fn keep(&self, bytes: usize) -> Result<()> {

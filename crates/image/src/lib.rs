@@ -31,7 +31,7 @@ pub use backend::NewBlob;
 pub use containerd::ContainerdSession;
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedImage, ConvertedLayer, Platforms, Progress,
-    TOC_IMAGE_SUFFIX, convert_image,
+    convert_image,
 };
 pub use inspect::{
     Annotation, Contents, Format, ImageReport, InspectOptions, LayerReport, Prefetch, inspect_image,

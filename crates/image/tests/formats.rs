@@ -6,7 +6,7 @@ use std::{fs, io::Read as _};
 use bolide_core::{Digest, ErrorKind};
 use bolide_estargz::{BlobFormat, format::ANNOTATION_TOC_DIGEST};
 use bolide_image::{
-    Access, ConvertOptions, ImageSource, Layout, Location, Platforms, TOC_IMAGE_SUFFIX,
+    Access, ConvertOptions, ImageSource, Layout, Location, Platforms,
     convert_image,
     manifest::{Manifest, media_type, parse},
 };

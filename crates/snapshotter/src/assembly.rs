@@ -238,6 +238,7 @@ impl NodePlaces {
         match self.location(reference)? {
             Location::Layout { dir, .. } => Ok(Arc::new(OciLayoutOpener::new(dir))),
             Location::Registry(reference) => Ok(Arc::new(self.registries.repository(&reference))),
+            other => Err(not_mounted(&other)),
         }
     }
 }
@@ -270,8 +271,14 @@ impl Places for NodePlaces {
                 };
                 self.retry.run(Digest::of(name.as_bytes()), read).await
             }
+            other => Err(not_mounted(&other)),
         }
     }
+}
+
+fn not_mounted(location: &Location) -> Error {
+    let rule = "layers are mounted from a registry or an oci: layout; copy the image there";
+    Error::new(ErrorKind::Unsupported, "assembly::place", rule).with_context("image", location)
 }
 
 fn layout_manifest(dir: PathBuf, tag: Option<&str>, wanted: ManifestName) -> Result<Bytes> {

@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub(crate) use args::LayerArgs;
 
-use crate::{interrupt::until_interrupted, output, places::PlaceArgs, record};
+use crate::{interrupt::until_interrupted, output, places::PlaceArgs, record, size};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,6 +29,9 @@ pub(crate) struct Args {
     prefetch_list: Option<PathBuf>,
     #[command(flatten)]
     places: PlaceArgs,
+    /// Send blobs to a registry in pieces of this size; what breaks goes on from there
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::parse)]
+    upload_chunk: u64,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -55,6 +58,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut options = args.layer.options();
     options.prioritized = Prioritized::everywhere(list);
     let opened = until_interrupted(args.places.open(&[&args.src, &args.dst])).await?;
+    let opened = opened.with_upload_chunk(args.upload_chunk);
     let bar = progress_bar();
     let show = |event| match event {
         Progress::Started { size, .. } => bar.inc_length(size),

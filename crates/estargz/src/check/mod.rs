@@ -68,6 +68,16 @@ pub fn check_blob(
 /// than any time would do.
 const MAX_CHECKED: u64 = 1 << 40;
 
+/// Digest of what a blob (gzip or zstd over tar, or a tar) unpacks to.
+///
+/// It reads and computes for as long as the blob is large. `Malformed` when it cannot be
+/// decompressed.
+pub fn diff_id(blob: &mut dyn Read) -> Result<Digest> {
+    let mut tar = Hashing::new(decompress(BufReader::with_capacity(64 * 1024, blob))?);
+    io::copy(&mut tar, &mut io::sink()).map_err(unread)?;
+    Ok(tar.digester.finish())
+}
+
 fn read_tar(raw: &mut dyn Read, toc: &dyn TocIndex) -> Result<(Digest, Vec<String>)> {
     if toc.image_size() > MAX_CHECKED {
         let rule = "a layer of more than 1 TiB is not checked as a whole";

@@ -9,12 +9,11 @@ mod toc_image;
 use std::collections::{BTreeSet, HashMap};
 
 use bolide_core::{Digest, Result};
-use bolide_estargz::{BlobFormat, BuildOptions};
+use bolide_estargz::{BlobFormat, BuildOptions, format::TOC_IMAGE_SUFFIX};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 
 pub use report::{ConvertReport, ConvertedImage, ConvertedLayer, Progress};
-pub use toc_image::TOC_IMAGE_SUFFIX;
 
 use self::{
     layer::{Shares, check_layer},

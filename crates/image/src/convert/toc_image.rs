@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, io::Write as _};
 
 use bolide_core::{Digest, Error, Result};
-use bolide_estargz::format::TOC_NAME;
+use bolide_estargz::format::{ANNOTATION_LAYER_DIGEST, TOC_IMAGE_SUFFIX, TOC_NAME};
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Map, json};
 use tempfile::NamedTempFile;
@@ -13,11 +13,6 @@ use crate::{
     blob_reader::blocking,
     manifest::{self, Descriptor, Manifest, media_type},
 };
-
-/// What is appended to an image's tag to name the image of its TOCs.
-pub const TOC_IMAGE_SUFFIX: &str = "-esgztoc";
-/// Names the layer that a TOC is of.
-const LAYER_DIGEST: &str = "containerd.io/snapshot/stargz/layer.digest";
 
 impl<P> Conversion<'_, P> {
     /// Writes one image for the layers of all platforms, in the order of their digests.
@@ -40,7 +35,7 @@ impl<P> Conversion<'_, P> {
             let (file, mut name, diff_id) = packed.await?;
             let blob = NewBlob { digest: name.digest, diff_id: Some(diff_id) };
             self.sink.put_blob(file, blob).await?;
-            name.annotations.insert(LAYER_DIGEST.to_owned(), layer.to_string());
+            name.annotations.insert(ANNOTATION_LAYER_DIGEST.to_owned(), layer.to_string());
             layers.push(name);
             diff_ids.push(diff_id);
         }
