@@ -61,10 +61,8 @@ fn expect_the_ordinary_tree(lab: &Lab, reference: &str) -> Result<()> {
         let target: PathBuf = lab.dir().join(format!("tree-{snapshotter}"));
         std::fs::create_dir(&target)?;
         let shown = target.to_str().context("paths of tests are UTF-8")?;
-        lab.containerd.ctr(
-            "default",
-            ["images", "mount", "--snapshotter", snapshotter, reference, shown],
-        )?;
+        lab.containerd
+            .ctr("default", ["images", "mount", "--snapshotter", snapshotter, reference, shown])?;
         let tree = Tree::read(&target);
         detach_below(&target)?;
         tree
