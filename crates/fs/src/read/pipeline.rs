@@ -32,6 +32,9 @@ use super::{
 /// Largest decoded member held in memory, in bytes; larger ones are streamed.
 const MAX_DECODED: u64 = 64 << 20;
 
+/// Longest single read, in bytes: the kernel asks for a MiB, and a hole may be as long as it likes.
+const MAX_READ: u64 = 1 << 30;
+
 /// What a pipeline is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
