@@ -1,6 +1,7 @@
 //! The read path.
 mod decode;
 mod flights;
+mod gather;
 mod pipeline;
 mod plan;
 mod pool;
