@@ -18,6 +18,7 @@ const PACKAGES: &[&str] = &[
     "jq",
     "libcap2-bin",
     "runc",
+    "skopeo",
     "strace",
     "uidmap",
 ];

@@ -90,7 +90,7 @@ fn add(lab: &Lab, tag: &str, layers: &[Layer]) {
         json!({"mediaType": media_type::OCI_LAYER_GZIP, "digest": add_blob(lab, &blob),
             "size": blob.len(), "annotations": {(*key): value}})
     });
-    add_image(lab, tag, layers.collect());
+    add_image(lab, tag, &layers.collect::<Vec<_>>());
 }
 
 fn add_blob(lab: &Lab, blob: &[u8]) -> Digest {
@@ -99,9 +99,9 @@ fn add_blob(lab: &Lab, blob: &[u8]) -> Digest {
     Digest::of(blob)
 }
 
-fn add_image(lab: &Lab, tag: &str, layers: Vec<Value>) {
+fn add_image(lab: &Lab, tag: &str, layers: &[Value]) {
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer["digest"].clone()).collect();
-    add_image_of(lab, tag, &layers, &diff_ids);
+    add_image_of(lab, tag, layers, &diff_ids);
 }
 
 fn add_image_of(lab: &Lab, tag: &str, layers: &[Value], diff_ids: &[Value]) {

@@ -32,7 +32,8 @@ pub trait FileReader: fmt::Debug + Send + Sync + 'static {
     /// thread that may block.
     fn try_read(&self, file: NodeId, range: Range<u64>) -> Option<Result<Bytes>>;
 
-    /// Reads, fetching what is absent.
+    /// Reads, fetching what is absent. What lies in a hole is zeros. `OutOfRange` when more is asked for
+    /// than one answer may hold.
     async fn read(&self, file: NodeId, range: Range<u64>, priority: Priority) -> Result<Bytes>;
 
     /// Makes bytes present without returning them. Chunks become readable as they arrive.

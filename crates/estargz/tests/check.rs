@@ -5,8 +5,8 @@ use bolide_core::{
     BlobOpener as _, BlobRef, BlobSource as _, Digest, ErrorKind, Result, memory::MemoryBlob,
 };
 use bolide_estargz::{
-    BlobVerdict, BuildOptions, EstargzIndex, OpenedLayer, TAIL_HINT, TocTrust, check_blob,
-    check_chunks, convert_layer, open_layer,
+    BlobVerdict, BuildOptions, EstargzIndex, FoundToc, OpenedLayer, TAIL_HINT, TocTrust,
+    check_blob, check_chunks, convert_layer, find_toc, open_layer, read_external_toc,
 };
 use serde_json::{Value, json};
 use tar::EntryType;
@@ -97,6 +97,40 @@ async fn layers_of_the_reference_implementation_have_no_disagreements() {
         checked += 1;
     }
     assert!(checked >= 10, "{checked} layers");
+}
+
+#[tokio::test]
+async fn layers_with_their_toc_elsewhere_have_no_disagreements() {
+    let blob = |hex: &str| {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/blobs");
+        MemoryBlob::new(fs::read(dir.join(hex)).expect("blob"))
+    };
+    let opened = async |blob: &MemoryBlob| {
+        let wanted = BlobRef { digest: blob.digest(), size: None };
+        blob.open(wanted, TAIL_HINT).await.expect("opens")
+    };
+    for (layer, toc) in [
+        (
+            "e2802306fa7b804054318f9bcf2a316cfb5a8b4f6c3fdcaefa90a924b344f69d",
+            "409a345f9824832c3b7130e53bd5bb91700151e972097a31c789ec47e769cee2",
+        ),
+        // Its tar is the original one to the byte, and begins without a landmark.
+        (
+            "befa43bba8a33c99fbb8c672cb6f78b9673ba045a505d99eb7597014543694b3",
+            "c6bf251f3007d431f8b3e384a3429c48d813e46ee8c4fe54b9d4f6fcdde27459",
+        ),
+    ] {
+        let found = find_toc(&opened(&blob(layer)).await).await.expect("a footer");
+        let FoundToc::Elsewhere(facts) = found else { panic!("{found:?}") };
+        let holder = opened(&blob(toc)).await;
+        let raw = read_external_toc(facts, &holder).await.expect("a TOC");
+        let index = raw.index(TocTrust::Unverified).expect("indexes").index;
+        let whole = opened(&blob(layer)).await.source;
+        let range = bolide_core::ByteRange::new(0..whole.size()).expect("not empty");
+        let bytes = whole.read_at(range, bolide_core::ReadOptions::default()).await.expect("all");
+        let verdict = check(&bytes, &index).expect("checks");
+        assert_eq!(verdict.disagreements, Vec::<String>::new());
+    }
 }
 
 #[tokio::test]

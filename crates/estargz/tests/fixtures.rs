@@ -439,6 +439,45 @@ async fn a_toc_longer_than_the_tail_is_read_whole() {
 }
 
 #[tokio::test]
+async fn damaged_blobs_of_other_formats_are_errors_or_the_trusted_tree() {
+    for other in OTHERS.iter().filter(|other| other.listing == "layer2") {
+        let whole = testdata(&format!("blobs/{}", other.blob));
+        for len in 0..whole.len() {
+            let cut = opened(&MemoryBlob::new(whole[..len].to_vec()), TAIL_HINT).await;
+            let error = find_toc(&cut).await.expect_err("cut");
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "cut at {len}");
+        }
+        for at in 0..whole.len() {
+            for bit in [1, 0x80] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= bit;
+                let damaged = opened(&MemoryBlob::new(damaged), TAIL_HINT).await;
+                let Ok(FoundToc::Here(raw)) = find_toc(&damaged).await else { continue };
+                if let Ok(layer) = raw.index(other.trust()) {
+                    assert_eq!(Some(layer.index.digest()), other.trust().digest());
+                }
+            }
+        }
+        if let Some(toc) = other.toc {
+            let facts = BlobFacts {
+                blob: Digest::of(&whole),
+                blob_size: whole.len() as u64,
+                toc_offset: whole.len() as u64 - 46,
+                format: other.format,
+            };
+            let holder = testdata(&format!("blobs/{toc}"));
+            for len in 0..holder.len() {
+                let cut = opened(&MemoryBlob::new(holder[..len].to_vec()), TAIL_HINT).await;
+                let read = read_external_toc(facts, &cut).await;
+                let layer = read.and_then(|raw| raw.index(other.trust()));
+                // Padding and checksum of the gzip member come after the document.
+                assert!(layer.is_err() || len + 64 > holder.len(), "cut at {len}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn blobs_cut_anywhere_are_errors() {
     let whole = testdata(&format!("blobs/{}", REFERENCE[1].0));
     for len in 0..whole.len() {

@@ -171,6 +171,8 @@ async fn holes_read_as_zeros_and_cost_nothing() {
             let whole: Vec<u8> = (at..(at + len).min(end + 105)).map(expected).collect();
             assert_eq!(read, whole, "{at}");
         }
+        let too_long = reader.read(node, 0..u64::MAX, Priority::OnDemand).await;
+        assert_eq!(too_long.expect_err("too long").kind(), ErrorKind::OutOfRange);
         let all = FetchTarget::File { file: node, range: 0..u64::MAX };
         reader.fill(&all, Priority::Background).await.expect("fills");
         let status = layer.status();

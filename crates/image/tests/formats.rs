@@ -4,7 +4,10 @@ mod support;
 use std::{fs, io::Read as _};
 
 use bolide_core::{Digest, ErrorKind};
-use bolide_estargz::{BlobFormat, format::ANNOTATION_TOC_DIGEST};
+use bolide_estargz::{
+    BlobFormat,
+    format::{ANNOTATION_TOC_DIGEST, TOC_IMAGE_SUFFIX},
+};
 use bolide_image::{
     Access, ConvertOptions, ImageSource, Layout, Location, Platforms,
     convert_image,

@@ -57,20 +57,17 @@ impl LazyStack {
     async fn show(&self, image: &SourceImage, number: usize) -> Result<()> {
         let target = self.stack.dir.join(&self.stack.layers[number]);
         let layer = &image.layers()[number];
-        match image.request(number) {
-            Some(request) => {
-                match self.node.layers().mount(&number.to_string(), &request, &target).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) if is_not_lazy(&error) => {
-                        tracing::warn!(layer = %layer.digest, %error, "not lazy: it is fetched whole");
-                    }
-                    Err(error) => return Err(error.into()),
+        if let Some(request) = image.request(number) {
+            match self.node.layers().mount(&number.to_string(), &request, &target).await {
+                Ok(_) => return Ok(()),
+                Err(error) if is_not_lazy(&error) => {
+                    tracing::warn!(layer = %layer.digest, %error, "not lazy: it is fetched whole");
                 }
+                Err(error) => return Err(error.into()),
             }
-            None => tracing::warn!(
-                layer = %layer.digest,
-                "nothing vouches for a TOC of this layer: it is fetched whole"
-            ),
+        } else {
+            let rule = "nothing vouches for a TOC of this layer: it is fetched whole";
+            tracing::warn!(layer = %layer.digest, "{rule}");
         }
         full::unpack(image.image(), layer, &target, &self.scratch).await
     }

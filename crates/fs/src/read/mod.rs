@@ -2,6 +2,7 @@
 mod decode;
 mod fill;
 mod flights;
+mod gather;
 mod pipeline;
 mod plan;
 mod pool;

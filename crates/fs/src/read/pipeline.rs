@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
-use super::{ReadConfig, WorkerPool, flights::Flights, plan};
+use super::{ReadConfig, WorkerPool, flights::Flights, gather, plan};
 
 /// What a pipeline is made of.
 #[derive(Debug)]
@@ -91,30 +91,8 @@ impl Pipeline {
     fn clamp(&self, file: NodeId, range: &Range<u64>) -> Result<Range<u64>> {
         let size = self.parts.index.attr(file)?.size;
         let end = range.end.min(size);
-        Ok(range.start.min(end)..end)
+        gather::check(range.start.min(end)..end)
     }
-}
-
-/// Reads chunks that are present; `None` when one is not. What none of them covers is a hole, which
-/// reads as zeros.
-fn gather(
-    image: &dyn LayerImage,
-    spans: &[ChunkSpan],
-    range: &Range<u64>,
-) -> Result<Option<Bytes>> {
-    let too_long =
-        || Error::new(ErrorKind::OutOfRange, "pipeline::gather", "a read must fit in memory");
-    let at = |offset: u64| usize::try_from(offset - range.start).map_err(|_| too_long());
-    let mut buf = vec![0; at(range.end)?];
-    for span in spans {
-        let start = range.start.max(span.file_offset);
-        let end = range.end.min(span.file_offset + span.key.len);
-        let part = buf.get_mut(at(start)?..at(end)?).ok_or_else(too_long)?;
-        if !image.try_read(&span.slot(), start - span.file_offset, part)? {
-            return Ok(None);
-        }
-    }
-    Ok(Some(buf.into()))
 }
 
 #[async_trait]
@@ -126,7 +104,7 @@ impl FileReader for Pipeline {
             if self.missing(&spans).next().is_some() {
                 return Ok(None);
             }
-            gather(&*self.parts.image, &spans, &range)
+            gather::gather(&*self.parts.image, &spans, &range)
         };
         let found = read().transpose()?;
         self.note(|| AccessEvent::Read { file, range, hit: true });
@@ -156,7 +134,7 @@ impl FileReader for Pipeline {
             }
         }
         let image = Arc::clone(&self.parts.image);
-        let read = move || gather(&*image, &spans, &range);
+        let read = move || gather::gather(&*image, &spans, &range);
         self.parts.workers.run(read).await?.ok_or_else(|| {
             Error::new(
                 ErrorKind::Unexpected,

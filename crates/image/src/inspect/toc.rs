@@ -99,7 +99,7 @@ fn beside(location: &Location) -> Option<Location> {
             let name = format!("{host}/{repository}:{tag}{TOC_IMAGE_SUFFIX}");
             name.parse().ok().map(Location::Registry)
         }
-        _ => None,
+        Location::Layout { tag: None, .. } => None,
     }
 }
 
