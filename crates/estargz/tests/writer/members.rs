@@ -48,12 +48,10 @@ fn cases() -> Vec<(&'static str, Vec<Node>, usize)> {
 /// Members beside the chunks: of the landmark, of what stands at the end.
 fn others(format: BlobFormat, files: usize) -> usize {
     match format {
-        // Headers, landmark; TOC and footer.
-        BlobFormat::Estargz => 2 + 2,
-        // The same; the footer.
+        // Headers, landmark; TOC and footer, which are frames to skip in zstd.
+        BlobFormat::Estargz | BlobFormat::ZstdChunked => 2 + 2,
+        // The same without a TOC.
         BlobFormat::EstargzExternalToc => 2 + 1,
-        // The same; TOC and footer as frames that are skipped.
-        BlobFormat::ZstdChunked => 2 + 2,
         // Headers, and those that follow each file; TOC, tar-split and footer.
         BlobFormat::ZstdChunkedPodman => 1 + files + 3,
         BlobFormat::TarGzip | BlobFormat::TarZstd => unreachable!("not lazy"),
