@@ -253,11 +253,12 @@ impl Names {
         let own = self.hasher.hash_one(entry::clean(&entry.name));
         if entry.kind == b'1' {
             let target = self.hasher.hash_one(entry::clean(&entry.link));
-            if target == own || !self.seen.contains(&target) {
-                self.open.push((target, entry::text(&entry.name), entry::text(&entry.link)));
-            }
+            let (name, link) = (entry::text(&entry.name), entry::text(&entry.link));
             if target == own {
-                return self.check();
+                return Err(dangling(&name, &link));
+            }
+            if !self.seen.contains(&target) {
+                self.open.push((target, name, link));
             }
         }
         if !self.seen.insert(own) && format == BlobFormat::ZstdChunkedPodman {
@@ -276,13 +277,14 @@ impl Names {
     fn check(&self) -> Result<()> {
         match self.open.iter().find(|(target, ..)| !self.seen.contains(target)) {
             None => Ok(()),
-            Some((_, name, link)) => Err(Error::new(
-                ErrorKind::Malformed,
-                "estargz::write",
-                "a hard link must lead to another entry of its layer",
-            )
-            .with_context("entry", name)
-            .with_context("target", link)),
+            Some((_, name, link)) => Err(dangling(name, link)),
         }
     }
+}
+
+fn dangling(name: &str, link: &str) -> Error {
+    let rule = "a hard link must lead to another entry of its layer";
+    Error::new(ErrorKind::Malformed, "estargz::write", rule)
+        .with_context("entry", name)
+        .with_context("target", link)
 }

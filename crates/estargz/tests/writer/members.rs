@@ -185,4 +185,8 @@ fn thousands_of_headers_are_one_member() {
         }
         assert_eq!(built.entry("z")["size"], 1);
     }
+    for format in [BlobFormat::Estargz, BlobFormat::ZstdChunked] {
+        let packed = BuildOptions { min_chunk_size: 50_000, ..options(format) };
+        assert_eq!(build(&pax(&nodes), &packed).entry("z")["size"], 1);
+    }
 }
