@@ -95,6 +95,7 @@ impl<'a> Spooled<'a> {
                     let path = entry::clean(&entry.name);
                     let target = (entry.kind == b'1').then(|| entry::clean(&entry.link));
                     if !entry::is_reserved(&entry.name) {
+                        order::check(entries.len())?;
                         entries.push(Placed { path, target, at, globals: readers.len() - 1 });
                     }
                 }

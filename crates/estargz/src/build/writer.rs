@@ -129,7 +129,7 @@ impl<'a> LayerWriter<'a> {
             }
         }
         if entry.size == 0 {
-            self.planner.draft(draft);
+            self.planner.draft(draft)?;
         } else if podman {
             self.frames(draft, payload, tar)?;
         } else {
@@ -153,7 +153,7 @@ impl<'a> LayerWriter<'a> {
             draft.toc.chunk_offset = entry::signed(done);
             // The last chunk goes to the end of the file and says no size, as the reference does.
             draft.toc.chunk_size = if done + len < size { entry::signed(len) } else { 0 };
-            let number = self.planner.draft(draft);
+            let number = self.planner.draft(draft)?;
             let file = *file.get_or_insert(number);
             let (whole, last) = (len == size, done + len == size);
             let extent = Extent { file, entry: number, len, whole, last, must_cut };
@@ -189,7 +189,7 @@ impl<'a> LayerWriter<'a> {
                         podman.zeros = zeros;
                     }
                 }
-                let number = self.planner.draft(draft);
+                let number = self.planner.draft(draft)?;
                 let file = *file.get_or_insert(number);
                 let last = done + len == size;
                 let extent = Extent { file, entry: number, len, whole, last, must_cut: true };

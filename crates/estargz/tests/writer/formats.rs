@@ -10,7 +10,7 @@ use super::support::{FORMATS, build, dir, file, list, noise, options, pax, try_b
 fn some_tree() -> Vec<u8> {
     let mut nodes = vec![dir("d/")];
     nodes.extend((0..200).map(|at| file(&format!("d/f{at}"), noise(at * 40, at as u64))));
-    nodes.push(file("text", "a line of text\n".repeat(800_000)));
+    nodes.push(file("text", "a line of text\n".repeat(400_000)));
     nodes.push(file("noise", noise(6 << 20, 3)));
     nodes.extend((0..50).map(|at| file(&format!("z{at}"), vec![0; at * 100])));
     pax(&nodes)

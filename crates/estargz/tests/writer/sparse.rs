@@ -209,6 +209,12 @@ fn tables_that_make_no_sense_are_refused() {
         let error = try_build(&pax(&[node]), &options(BlobFormat::Estargz)).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Malformed, "{table:?}");
     }
+    let vast = vec![record("size", "1000000000000000"), record("map", "0,7")];
+    let error = try_build(
+        &pax(&[Node { records: vast, ..file("s", "content") }]),
+        &options(BlobFormat::Estargz),
+    );
+    assert_eq!(error.expect_err("refused").kind(), ErrorKind::Exhausted);
     let mut cut = Vec::new();
     extension(&mut cut, b'x', &[record("major", "1"), record("realsize", "9")]);
     assert!(try_build(&cut, &options(BlobFormat::Estargz)).is_err());
