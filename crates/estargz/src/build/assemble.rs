@@ -8,7 +8,7 @@ use super::{
     compress::{Packed, trailer},
     draft::Draft,
     entry::signed,
-    segment::{Drafts, Field},
+    segment::Field,
 };
 
 /// A blob being written.
@@ -27,7 +27,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// Adds the next segment, and TOC entries, which may speak of it or of later ones.
-    pub(super) fn add(&mut self, packed: &Packed, drafts: Drafts) -> Result<()> {
+    pub(super) fn add(&mut self, packed: &Packed, drafts: Vec<Draft>) -> Result<()> {
         self.drafts.extend(drafts);
         let base = self.size;
         for (entry, offset, inner) in &packed.places {

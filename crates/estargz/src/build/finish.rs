@@ -5,8 +5,14 @@ use bolide_core::{ByteRange, Digest, Digester, Error, Result};
 use bytes::Bytes;
 
 use super::{
-    BlobFormat, BuildOptions, BuildReport, assemble::Assembler, compress::Compressor, draft::Draft,
-    header, podman, tar_split::TarSplit, trace::Traced, writer::Written,
+    BlobFormat, BuildOptions, BuildReport,
+    assemble::Assembler,
+    compress::Compressor,
+    draft::Draft,
+    header, podman,
+    tar_split::{TarSplit, TarSplitDocument},
+    trace::Traced,
+    writer::Written,
 };
 use crate::{
     Footer, ZstdDocument, ZstdFooter, format,
@@ -98,7 +104,8 @@ impl Finish<'_> {
     fn podman(&mut self, drafts: &[Draft], split: Option<TarSplit>) -> Result<()> {
         let split = split.map(TarSplit::finish).transpose()?;
         let mut document = Vec::new();
-        json(&podman::document(drafts, split.as_ref().map(|split| split.digest())), &mut document)?;
+        let split_digest = split.as_ref().map(TarSplitDocument::digest);
+        json(&podman::document(drafts, split_digest), &mut document)?;
         let toc = self.toc_frame(
             &document,
             format::ANNOTATION_PODMAN_CHECKSUM,

@@ -140,7 +140,7 @@ mod tests {
         let Ok(Item::Entry(entry)) = TarReader::default().next(&mut &raw[..]) else {
             panic!("no entry")
         };
-        entry
+        *entry
     }
 
     #[test]

@@ -40,9 +40,10 @@ use bolide_core::{Error, ErrorKind, Result};
 use self::{
     assemble::Assembler,
     compress::Compressor,
+    draft::Draft,
     pipeline::{Give, Stages},
     plan::{Planner, Style},
-    segment::{Drafts, Segment},
+    segment::Segment,
     tar_split::TarSplit,
     trace::Tracer,
     writer::{LayerWriter, Written},
@@ -95,7 +96,7 @@ pub fn convert_layer(
     let written = pipeline::run(
         options.parallelism,
         Stages {
-            produce: |give: Give<'_, Segment, Drafts>| {
+            produce: |give: Give<'_, Segment, Vec<Draft>>| {
                 produce(input, options, spool, Planner::new(give, style))
             },
             observe: |segment: &Segment| tracer.see(segment),

@@ -16,7 +16,7 @@ const ZSTD: (RangeInclusive<u32>, u32) = (1..=22, 3);
 pub struct BuildOptions {
     /// What kind of blob to write.
     pub format: BlobFormat,
-    /// Largest chunk, in bytes; at least 1.
+    /// Largest chunk, in bytes; at least 1. In zstd-chunked-podman none has more than 4 MiB.
     pub chunk_size: u64,
     /// Files are packed into one member until it has so many compressed bytes; 0 packs none. A
     /// member ends earlier where 4 MiB of uncompressed bytes do, so that threads share the work.

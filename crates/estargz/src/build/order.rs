@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use bolide_core::{Error, ErrorKind, Result};
 
 use super::entry::clean;
+use crate::format;
 
 /// An entry of a tar that is put in another order.
 #[derive(Clone, Debug)]
@@ -16,6 +17,15 @@ pub(super) struct Placed {
     pub(super) at: u64,
     /// Which state of the global headers it was read with.
     pub(super) globals: usize,
+}
+
+/// `Exhausted` when there are more entries than readers of TOCs take.
+pub(super) fn check(entries: usize) -> Result<()> {
+    if u32::try_from(entries).is_ok_and(|entries| entries < format::MAX_ENTRIES) {
+        return Ok(());
+    }
+    let rule = "a layer of more than two million entries is not put in another order";
+    Err(Error::new(ErrorKind::Exhausted, "estargz::prioritize", rule))
 }
 
 /// Numbers of the entries in the order to write them, and how many of them are prioritized.

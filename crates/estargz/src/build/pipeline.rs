@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::{self, ScopedJoinHandle},
+    thread::{self, Scope, ScopedJoinHandle},
 };
 
 use bolide_core::{Error, ErrorKind, Result};
@@ -60,7 +60,7 @@ where
 {
     let Stages { produce, mut observe, worker, mut collect } = stages;
     let workers = workers.get().min(MAX_WORKERS);
-    let (work, todo) = sync_channel::<(Arc<T>, SyncSender<Result<R>>)>(workers + 2);
+    let (work, todo) = sync_channel::<Task<T, R>>(workers + 2);
     let (order, results) = sync_channel::<(S, Receiver<Result<R>>)>(workers + 1);
     let (show, seen) = sync_channel::<Arc<T>>(1);
     let todo = Arc::new(Mutex::new(todo));
@@ -69,13 +69,14 @@ where
         let working: Vec<_> = (0..workers)
             .map(|_| {
                 let todo = Arc::clone(&todo);
-                scope.spawn(move || work_through(&todo, worker))
+                spawn(scope, "layer-compress", move || work_through(&todo, worker))
             })
-            .collect();
+            .collect::<Result<_>>()?;
         // Only workers hold it, so that what waits in it is dropped when none is left.
         drop(todo);
-        let observing = scope.spawn(move || seen.iter().try_for_each(|item| observe(&item)));
-        let producing = scope.spawn(move || {
+        let observing =
+            spawn(scope, "layer-digest", move || seen.iter().try_for_each(|item| observe(&item)))?;
+        let producing = spawn(scope, "layer-read", move || {
             produce(&mut |item, aside| {
                 let item = Arc::new(item);
                 let (done, result) = sync_channel(1);
@@ -83,7 +84,7 @@ where
                 work.send((Arc::clone(&item), done)).map_err(|_| stopped())?;
                 show.send(item).map_err(|_| stopped())
             })
-        });
+        })?;
         let collected = results.iter().try_for_each(|(aside, result)| {
             // Nobody answers when a worker panicked.
             collect(result.recv().map_err(|_| panicked())??, aside)
@@ -101,9 +102,12 @@ where
     })
 }
 
+/// An item to work on, and who waits for the result.
+type Task<T, R> = (Arc<T>, SyncSender<Result<R>>);
+
 /// Works until there is nothing more to come.
 fn work_through<T, R, F: FnMut(&T) -> Result<R>>(
-    todo: &Mutex<Receiver<(Arc<T>, SyncSender<Result<R>>)>>,
+    todo: &Mutex<Receiver<Task<T, R>>>,
     worker: &impl Fn() -> Result<F>,
 ) {
     let mut worker = worker();
@@ -117,6 +121,16 @@ fn work_through<T, R, F: FnMut(&T) -> Result<R>>(
         // The caller may have failed meanwhile; then nobody asks for the result.
         let _ = done.send(result);
     }
+}
+
+/// Begins a thread; those that run already end when this fails, since their queues are dropped.
+fn spawn<'scope, R: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    run: impl FnOnce() -> R + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, R>> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, run);
+    thread.map_err(|error| Error::io("estargz::pipeline", error))
 }
 
 fn join<R>(thread: ScopedJoinHandle<'_, Result<R>>) -> Result<R> {

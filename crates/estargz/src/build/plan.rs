@@ -6,14 +6,15 @@
 //! large chunk, or thousands of headers) is spread over segments of its own.
 use std::{io::Read, mem, ops::Range};
 
-use bolide_core::Result;
+use bolide_core::{Error, ErrorKind, Result};
 
 use super::{
     draft::Draft,
-    segment::{Chunk, Cut, Drafts, End, Field, Segment, Shape, Trace},
+    segment::{Chunk, Cut, End, Field, Segment, Shape, Trace},
     sparse::Payload,
     tar_reader::cut_short,
 };
+use crate::format;
 
 /// Size at which a segment takes no more members, in bytes: a chunk of the usual size.
 pub(super) const SEGMENT: usize = 4 << 20;
@@ -21,14 +22,15 @@ pub(super) const SEGMENT: usize = 4 << 20;
 /// the headers after it.
 pub(super) const PART: usize = 5 << 20;
 
-/// Takes finished segments.
-pub(super) type Emit<'a> = dyn FnMut(Segment, Drafts) -> Result<()> + 'a;
+/// Takes finished segments, and TOC entries that go past the threads which compress: they may
+/// speak of later segments.
+pub(super) type Emit<'a> = dyn FnMut(Segment, Vec<Draft>) -> Result<()> + 'a;
 
 /// Plans one layer.
 pub(super) struct Planner<'a> {
     emit: &'a mut Emit<'a>,
     segment: Segment,
-    drafts: Drafts,
+    drafts: Vec<Draft>,
     /// TOC entries so far, chunks included.
     entries: u32,
     style: Style,
@@ -63,17 +65,25 @@ pub(super) struct Extent {
 
 impl<'a> Planner<'a> {
     pub(super) fn new(emit: &'a mut Emit<'a>, style: Style) -> Self {
-        let (segment, drafts) = (Segment::default(), Drafts::new());
+        let (segment, drafts) = (Segment::default(), Vec::new());
         let mut planner = Self { emit, segment, drafts, entries: 0, style };
         planner.segment.cuts.push(Cut { at: 0, must: true });
         planner
     }
 
-    /// Adds a TOC entry; tells its number.
-    pub(super) fn draft(&mut self, draft: Draft) -> u32 {
+    /// Adds a TOC entry; tells its number. `Exhausted` when there are more than readers take.
+    pub(super) fn draft(&mut self, draft: Draft) -> Result<u32> {
+        if self.entries == format::MAX_ENTRIES {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                "estargz::plan",
+                "a TOC may have two million entries, chunks included; take larger chunks, or \
+                 another layer for some of the files",
+            ));
+        }
         self.drafts.push(draft);
         self.entries += 1;
-        self.entries - 1
+        Ok(self.entries - 1)
     }
 
     /// The number of the TOC entry that comes next.
@@ -238,16 +248,13 @@ impl<'a> Planner<'a> {
         (self.emit)(full, mem::take(&mut self.drafts))
     }
 
-    /// Emits what is left; tells how many TOC entries there are.
-    pub(super) fn finish(mut self) -> Result<u32> {
+    /// Emits what is left.
+    pub(super) fn finish(mut self) -> Result<()> {
         if let Shape::Part { last, .. } = &mut self.segment.shape {
             *last = true;
         }
         let nothing = self.segment.bytes.is_empty() && self.segment.shape == Shape::Whole;
-        if !nothing || !self.drafts.is_empty() {
-            self.flush(Shape::Whole)?;
-        }
-        Ok(self.entries)
+        if nothing && self.drafts.is_empty() { Ok(()) } else { self.flush(Shape::Whole) }
     }
 }
 

@@ -27,12 +27,12 @@ pub(super) fn in_order(
     loop {
         match reader.next(tar)? {
             Item::Global(raw) => writer.global(&raw)?,
-            Item::Entry(entry) if !entry::is_reserved(&entry.name) => writer.entry(entry, tar)?,
+            Item::Entry(entry) if !entry::is_reserved(&entry.name) => writer.entry(*entry, tar)?,
             Item::Entry(entry) if !options.keep_diff_id => {
                 Payload::new(&entry).skip(tar).map_err(cut_short)?;
             }
             // What was recompressed without a TOC may hold one.
-            Item::Entry(entry) if !options.format.is_lazy() => writer.entry(entry, tar)?,
+            Item::Entry(entry) if !options.format.is_lazy() => writer.entry(*entry, tar)?,
             Item::Entry(entry) if entry::clean(&entry.name) == format::TOC_NAME.as_bytes() => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -42,7 +42,7 @@ pub(super) fn in_order(
                 )
                 .with_context("entry", entry::text(&entry.name)));
             }
-            Item::Entry(entry) => writer.entry(entry, tar)?,
+            Item::Entry(entry) => writer.entry(*entry, tar)?,
             Item::End(end) => return writer.finish(&end, tar),
         }
     }
@@ -95,6 +95,7 @@ impl<'a> Spooled<'a> {
                     let path = entry::clean(&entry.name);
                     let target = (entry.kind == b'1').then(|| entry::clean(&entry.link));
                     if !entry::is_reserved(&entry.name) {
+                        order::check(entries.len())?;
                         entries.push(Placed { path, target, at, globals: readers.len() - 1 });
                     }
                 }
@@ -119,7 +120,7 @@ impl<'a> Spooled<'a> {
             entry.has_globals = false;
             header::renew(&mut entry)?;
         }
-        writer.entry(entry, &mut self.tar)
+        writer.entry(*entry, &mut self.tar)
     }
 }
 

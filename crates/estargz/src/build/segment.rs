@@ -1,8 +1,6 @@
 //! Parts of a layer, as they go from the thread that reads it to those that compress.
 use std::ops::Range;
 
-use super::draft::Draft;
-
 /// Uncompressed bytes that one thread digests and compresses: some MiB.
 #[derive(Debug, Default)]
 pub(super) struct Segment {
@@ -107,6 +105,3 @@ impl Trace {
         }
     }
 }
-
-/// What goes past the threads that compress, since only the last stage needs it.
-pub(super) type Drafts = Vec<Draft>;

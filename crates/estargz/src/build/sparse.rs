@@ -5,7 +5,7 @@
 //! content.
 use std::io::Read;
 
-use bolide_core::Result;
+use bolide_core::{Error, ErrorKind, Result};
 
 use super::{
     pax::{self, Records},
@@ -14,6 +14,8 @@ use super::{
 
 /// Most parts of one file: what a table of 16 MiB says at its shortest.
 const MAX_PARTS: usize = 1 << 20;
+/// Largest file that is expanded, in bytes. A table of no parts may claim any size.
+const MAX_EXPANDED: u64 = 64 << 30;
 /// Where the tables of type `S` lie: in the header, and in the blocks that go on with it.
 const HEADER_TABLE: (usize, usize) = (386, 4);
 const CONTINUED_TABLE: (usize, usize) = (0, 21);
@@ -154,6 +156,14 @@ fn install(entry: &mut TarEntry, mut parts: Vec<(u64, u64)>, real: u64) -> Resul
         })?;
     }
     let held: u64 = parts.iter().map(|(_, len)| len).sum();
+    if real > MAX_EXPANDED {
+        return Err(Error::new(
+            ErrorKind::Exhausted,
+            "tar::sparse",
+            "a sparse file is written whole and may have 64 GiB then; leave it out of the layer",
+        )
+        .with_context("size", real));
+    }
     if held > entry.size {
         return Err(refuse("a sparse file must have the content that its table names"));
     }
@@ -163,7 +173,7 @@ fn install(entry: &mut TarEntry, mut parts: Vec<(u64, u64)>, real: u64) -> Resul
     Ok(())
 }
 
-fn too_many() -> bolide_core::Error {
+fn too_many() -> Error {
     refuse("a sparse file may have a million parts")
 }
 

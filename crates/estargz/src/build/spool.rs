@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_from_anywhere() {
-        let bytes: Vec<u8> = (0..5_u64 << 20).map(|at| (at * at / 999) as u8).collect();
+        let bytes: Vec<u8> = (0..5_u32 << 20).map(|at| (at / 999).to_le_bytes()[0]).collect();
         let mut file = Cursor::new(Vec::new());
         let mut writer = SpoolWriter::new(&mut file).expect("begins");
         writer.write_all(&bytes).expect("writes");

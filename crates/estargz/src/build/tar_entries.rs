@@ -43,7 +43,7 @@ impl<R: Read> TarEntries<R> {
                 Item::Global(_) => {}
                 Item::Entry(entry) => {
                     self.payload = Payload::new(&entry);
-                    return Ok(Some(entry));
+                    return Ok(Some(*entry));
                 }
                 Item::End(_) => {
                     // Reading the padding lets a decompressor check its sum.

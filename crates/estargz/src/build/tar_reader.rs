@@ -13,6 +13,8 @@ use crate::format;
 const MAX_EXTENSION: u64 = 8 << 20;
 /// Size of the blocks that a tar is made of, in bytes.
 pub(super) const BLOCK: usize = 512;
+/// Where a header says its type; the `tar` crate does not tell 0 from `b'0'`.
+const KIND: usize = 156;
 /// Access and status change time in a header of old GNU tar, 12 bytes each.
 const GNU_TIMES: [usize; 2] = [345, 357];
 
@@ -63,7 +65,7 @@ pub(crate) enum Item {
     /// A global PAX header, as it stood. The entries after it say what it means for them.
     Global(Vec<u8>),
     /// The headers of an entry; its content and padding come next.
-    Entry(TarEntry),
+    Entry(Box<TarEntry>),
     /// The end mark, or as much of it as was read; the rest of the input comes next.
     End(Vec<u8>),
 }
@@ -110,7 +112,7 @@ impl TarReader {
                 }
                 b'x' | b'L' | b'K' => extend(&mut pending, header, &block, tar)?,
                 kind @ (b'M' | b'V') => return Err(unsupported(kind)),
-                _ => return self.entry(&block, pending, tar).map(Item::Entry),
+                _ => return Ok(Item::Entry(Box::new(self.entry(&block, pending, tar)?))),
             }
         }
     }
@@ -174,7 +176,7 @@ pub(crate) fn next_entry(mut tar: &mut dyn Read) -> Result<Option<TarEntry>> {
         match reader.next(&mut tar)? {
             Item::Global(_) => {}
             Item::Entry(entry) if entry.sparse.is_some() => return Err(unsupported(b'S')),
-            Item::Entry(entry) => return Ok(Some(entry)),
+            Item::Entry(entry) => return Ok(Some(*entry)),
             Item::End(_) => {
                 // What follows the end mark is padding; reading it lets the decompressor check its
                 // sum.
@@ -282,7 +284,7 @@ fn read_header(block: &[u8; BLOCK]) -> Result<TarEntry> {
     Ok(TarEntry {
         name: header.path_bytes().into_owned(),
         link: header.link_name_bytes().unwrap_or_default().into_owned(),
-        kind: header.entry_type().as_byte(),
+        kind: block[KIND],
         size: header.entry_size().map_err(broken)?,
         mode: number(&old.mode, header.mode())?,
         uid: number(&old.uid, header.uid())?,
@@ -318,11 +320,13 @@ pub(super) fn broken(error: std::io::Error) -> Error {
     refuse("the layer must be a whole tar, alone or compressed by gzip or zstd").with_source(error)
 }
 
-/// Reading content failed.
+/// Reading content failed: the tar ends, a decompressor finds it broken, or the system fails.
 pub(super) fn cut_short(error: std::io::Error) -> Error {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => refuse("the tar is cut short inside a file"),
-        _ => broken(error),
+        UnexpectedEof => refuse("the tar is cut short inside a file"),
+        InvalidData | InvalidInput | Other => broken(error),
+        _ => Error::io("tar::read", error),
     }
 }
 

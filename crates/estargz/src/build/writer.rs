@@ -129,7 +129,7 @@ impl<'a> LayerWriter<'a> {
             }
         }
         if entry.size == 0 {
-            self.planner.draft(draft);
+            self.planner.draft(draft)?;
         } else if podman {
             self.frames(draft, payload, tar)?;
         } else {
@@ -153,7 +153,7 @@ impl<'a> LayerWriter<'a> {
             draft.toc.chunk_offset = entry::signed(done);
             // The last chunk goes to the end of the file and says no size, as the reference does.
             draft.toc.chunk_size = if done + len < size { entry::signed(len) } else { 0 };
-            let number = self.planner.draft(draft);
+            let number = self.planner.draft(draft)?;
             let file = *file.get_or_insert(number);
             let (whole, last) = (len == size, done + len == size);
             let extent = Extent { file, entry: number, len, whole, last, must_cut };
@@ -189,7 +189,7 @@ impl<'a> LayerWriter<'a> {
                         podman.zeros = zeros;
                     }
                 }
-                let number = self.planner.draft(draft);
+                let number = self.planner.draft(draft)?;
                 let file = *file.get_or_insert(number);
                 let last = done + len == size;
                 let extent = Extent { file, entry: number, len, whole, last, must_cut: true };
@@ -253,11 +253,12 @@ impl Names {
         let own = self.hasher.hash_one(entry::clean(&entry.name));
         if entry.kind == b'1' {
             let target = self.hasher.hash_one(entry::clean(&entry.link));
-            if target == own || !self.seen.contains(&target) {
-                self.open.push((target, entry::text(&entry.name), entry::text(&entry.link)));
-            }
+            let (name, link) = (entry::text(&entry.name), entry::text(&entry.link));
             if target == own {
-                return self.check();
+                return Err(dangling(&name, &link));
+            }
+            if !self.seen.contains(&target) {
+                self.open.push((target, name, link));
             }
         }
         if !self.seen.insert(own) && format == BlobFormat::ZstdChunkedPodman {
@@ -276,13 +277,14 @@ impl Names {
     fn check(&self) -> Result<()> {
         match self.open.iter().find(|(target, ..)| !self.seen.contains(target)) {
             None => Ok(()),
-            Some((_, name, link)) => Err(Error::new(
-                ErrorKind::Malformed,
-                "estargz::write",
-                "a hard link must lead to another entry of its layer",
-            )
-            .with_context("entry", name)
-            .with_context("target", link)),
+            Some((_, name, link)) => Err(dangling(name, link)),
         }
     }
+}
+
+fn dangling(name: &str, link: &str) -> Error {
+    let rule = "a hard link must lead to another entry of its layer";
+    Error::new(ErrorKind::Malformed, "estargz::write", rule)
+        .with_context("entry", name)
+        .with_context("target", link)
 }

@@ -1,0 +1,106 @@
+//! Any tree, in any format: what is in the blob is what was in the tar.
+use std::{collections::BTreeMap, num::NonZeroUsize};
+
+use bolide_estargz::{BlobFormat, BuildOptions};
+use proptest::prelude::*;
+
+use super::support::{
+    Dialect, FORMATS, Node, build, device, dir, file, hardlink, list, noise, symlink, tar,
+};
+
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    let runs = prop::collection::vec((any::<bool>(), 0..5000_usize, any::<u64>()), 0..6);
+    runs.prop_map(|runs| {
+        runs.into_iter()
+            .flat_map(|(zeros, len, seed)| if zeros { vec![0; len] } else { noise(len, seed) })
+            .collect()
+    })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let part = prop_oneof!["[a-d]", "[a-z]{20,60}"];
+    prop::collection::vec(part, 1..4).prop_map(|parts| parts.join("/"))
+}
+
+fn entry() -> impl Strategy<Value = Node> {
+    let kinds = prop_oneof![
+        6 => (name(), content()).prop_map(|(name, content)| file(&name, content)),
+        1 => name().prop_map(|name| dir(&(name + "/"))),
+        1 => (name(), name()).prop_map(|(name, target)| symlink(&name, &target)),
+        1 => name().prop_map(|name| device(&name, b'3', 1, 3)),
+        1 => (name(), content(), prop::collection::vec(any::<u8>(), 0..50))
+            .prop_map(|(name, content, value)| file(&name, content).xattr("user.x", &value)),
+    ];
+    (kinds, 0..0o10_000_u32, 0..3_u64, 0..2_000_000_000_u64)
+        .prop_map(|(node, mode, uid, mtime)| Node { mode, owner: (uid, uid), mtime, ..node })
+}
+
+/// A tree without two entries of one path, in which some files have a second name.
+fn tree() -> impl Strategy<Value = Vec<Node>> {
+    (prop::collection::vec(entry(), 0..20), any::<prop::sample::Index>()).prop_map(
+        |(nodes, link)| {
+            let mut unique = BTreeMap::new();
+            for node in nodes {
+                let path = String::from_utf8_lossy(&node.name).trim_matches('/').to_owned();
+                unique.entry(path).or_insert(node);
+            }
+            let mut nodes: Vec<Node> = unique.into_values().collect();
+            if !nodes.is_empty() {
+                let target = link.get(&nodes).clone();
+                if target.kind == b'0' {
+                    nodes.push(hardlink("a second name", &String::from_utf8_lossy(&target.name)));
+                }
+            }
+            nodes
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_tree_is_in_its_blob(
+        nodes in tree(),
+        chunk_size in 1000..6000_u64,
+        min_chunk_size in prop_oneof![Just(0_u64), 1..20_000_u64],
+        threads in 1..4_usize,
+        gnu in any::<bool>(),
+        first in prop::collection::vec(name(), 0..3),
+        sorted in any::<bool>(),
+    ) {
+        let dialect = if gnu { Dialect::Gnu } else { Dialect::Pax };
+        let input = tar(dialect, "", &nodes);
+        for format in FORMATS {
+            let podman = format == BlobFormat::ZstdChunkedPodman;
+            let mut prioritized = first.clone();
+            prioritized.extend(nodes.last().map(|node| String::from_utf8_lossy(&node.name).into_owned()));
+            let keep_diff_id = !sorted && format != BlobFormat::Estargz;
+            let options = BuildOptions {
+                format,
+                chunk_size,
+                min_chunk_size: if podman { 0 } else { min_chunk_size },
+                prioritized: if sorted { prioritized } else { vec![] },
+                keep_diff_id,
+                parallelism: NonZeroUsize::new(threads).expect("not 0"),
+                level: Some(1),
+                ..BuildOptions::default()
+            };
+            let built = build(&input, &options);
+            let tar = built.tar();
+            if keep_diff_id {
+                prop_assert!(tar == input);
+                continue;
+            }
+            let added = |name: &[u8]| name.ends_with(b"fetch.landmark") || name == b"stargz.index.json";
+            let mut found = list(&tar);
+            found.retain(|(name, ..)| !added(name));
+            let mut expected = list(&input);
+            if sorted {
+                found.sort();
+                expected.sort();
+            }
+            prop_assert!(found == expected);
+        }
+    }
+}
