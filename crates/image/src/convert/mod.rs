@@ -2,7 +2,9 @@
 mod documents;
 mod layer;
 mod report;
+mod reuse;
 mod rules;
+mod shares;
 mod sources;
 mod toc_image;
 
@@ -17,7 +19,8 @@ pub use report::{ConvertReport, ConvertedImage, ConvertedLayer, Progress};
 pub use toc_image::TOC_IMAGE_SUFFIX;
 
 use self::{
-    layer::{Shares, check_layer},
+    layer::check_layer,
+    shares::Shares,
     sources::{Listed, ListedKind, Sources},
 };
 use crate::{
