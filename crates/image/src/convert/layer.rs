@@ -50,8 +50,8 @@ impl<P: Fn(Progress) + Sync> Conversion<'_, P> {
         options.parallelism = threads;
         let work_dir = self.sink.work_dir().to_owned();
         let wanted = Arc::new(());
-        let build = Build { work_dir, options, list, wanted: Arc::downgrade(&wanted) };
-        let work = blocking(move || build.run(reader));
+        let job = Build { work_dir, options, list, wanted: Arc::downgrade(&wanted) };
+        let work = blocking(move || job.run(reader));
         let fed = feed(stream, sender, |bytes| {
             (self.progress)(Progress::Read { layer: number, bytes });
         });
