@@ -1,9 +1,15 @@
 //! The part of containerd's gRPC interface that bolide speaks: snapshots as client and server, the
-//! rest as client.
+//! rest as client, with the connection and the uploads that clients share.
 //!
 //! The code under `generated/` is made from the files under `proto/` and checked in, so that
 //! building needs no `protoc`; `proto/README.md` says how to make it again.
 #![forbid(unsafe_code)]
+
+mod connection;
+mod ingest;
+
+pub use connection::{ConnectError, Connection, Headers, Service, optional, words};
+pub use ingest::Ingest;
 
 #[allow(
     missing_docs,

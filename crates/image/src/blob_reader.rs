@@ -1,5 +1,8 @@
 //! From a stream of bytes to a reader on a blocking thread, verified on the way.
-use std::io::{self, Read};
+use std::{
+    io::{self, Read, Write},
+    sync::Weak,
+};
 
 use bolide_core::{Digest, Digester, Error, ErrorKind, Result};
 use bytes::{Buf as _, Bytes};
@@ -105,6 +108,46 @@ impl Read for BlobReader {
     }
 }
 
+/// A file that fails once nobody waits for what is done with it, so that work on a blocking thread
+/// ends soon after it was given up.
+#[derive(Debug)]
+pub(crate) struct WhileWanted<T> {
+    inner: T,
+    wanted: Weak<()>,
+}
+
+impl<T> WhileWanted<T> {
+    /// Works as long as `wanted` is held.
+    pub(crate) fn new(inner: T, wanted: Weak<()>) -> Self {
+        Self { inner, wanted }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.wanted.strong_count() > 0 {
+            return Ok(());
+        }
+        Err(io::Error::other("nobody waits for this any more"))
+    }
+}
+
+impl<T: Read> Read for WhileWanted<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.read(buffer)
+    }
+}
+
+impl<T: Write> Write for WhileWanted<T> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Feeds a stream to a reader until either ends.
 pub(crate) async fn feed(
     mut stream: BoxStream<'static, Result<Bytes>>,
@@ -160,6 +203,19 @@ mod tests {
             let (_, verdict) = read(vec![piece(wrong)], b"abc").await;
             assert_eq!(verdict.expect_err(wrong).kind(), ErrorKind::Corrupt, "{wrong}");
         }
+    }
+
+    #[test]
+    fn work_ends_when_nobody_waits_for_it() {
+        let wanted = std::sync::Arc::new(());
+        let mut file =
+            WhileWanted::new(io::Cursor::new(vec![1; 4]), std::sync::Arc::downgrade(&wanted));
+        let mut two = [0; 2];
+        file.read_exact(&mut two).expect("read");
+        file.write_all(&two).expect("written");
+        drop(wanted);
+        assert!(file.read_exact(&mut two).is_err());
+        assert!(file.write_all(&two).is_err());
     }
 
     #[tokio::test]

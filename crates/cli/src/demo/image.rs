@@ -1,5 +1,9 @@
 //! The image of the demonstration: this machine's software in three layers.
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use bolide_estargz::BuildOptions;
@@ -41,8 +45,10 @@ pub(crate) async fn build(dir: PathBuf, min_size: u64) -> Result<DemoImage> {
     let building = tokio::task::spawn_blocking(move || build_plain(&plain, min_size));
     let (image, first_used) = building.await??;
     let at = |tag: &str| Location::Layout { dir: dir.clone(), tag: Some(tag.to_owned()) };
+    let parallelism = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     for (tag, prioritized) in [(LAZY, Vec::new()), (OPTIMIZED, first_used)] {
-        let layer = BuildOptions { level: Some(1), prioritized, ..BuildOptions::default() };
+        let level = Some(1);
+        let layer = BuildOptions { level, prioritized, parallelism, ..BuildOptions::default() };
         let options = ConvertOptions { layer, ..ConvertOptions::default() };
         convert_image(&Access::layouts(), &at(PLAIN), &at(tag), &options, |_| ()).await?;
     }

@@ -5,42 +5,34 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use bolide_containerd_api::content::{
-    AbortRequest, Info, InfoRequest, ReadContentRequest, StatusRequest, UpdateRequest, WriteAction,
-    WriteContentRequest, WriteContentResponse,
+use bolide_containerd_api::{
+    Connection, Ingest,
+    content::{
+        AbortRequest, Info, InfoRequest, ReadContentRequest, StatusRequest, UpdateRequest,
+        WriteContentRequest,
+    },
+    optional,
 };
 use bolide_fetch::ImageReference;
 use bolide_image::manifest::{self, Descriptor, MAX_DOCUMENT_BYTES};
 use bytes::{Bytes, BytesMut};
-use futures::stream;
-use tokio::{sync::mpsc, time};
-use tonic::{Code, Status, Streaming};
+use tokio::time;
+use tonic::Code;
 
 use super::{
-    containerd::{Containerd, Explain as _, optional, refusal},
+    containerd::{Explain as _, refusal},
     labels::{self, Labels},
 };
 
-/// Largest piece sent in one message, in bytes; containerd accepts 16 MiB.
-const PIECE: usize = 1 << 20;
 /// How often a blob that another client writes is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long another client may write nothing.
 const STALLED: Duration = Duration::from_mins(1);
 
-/// A blob on its way into the store.
-#[derive(Debug)]
-pub(super) struct Ingest {
-    requests: mpsc::Sender<WriteContentRequest>,
-    responses: Streaming<WriteContentResponse>,
-    head: WriteContentRequest,
-    offset: u64,
-}
-
 /// The content store, as it is filled from one repository.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
-    pub(super) containerd: Containerd,
+    pub(super) containerd: Connection,
     pub(super) origin: ImageReference,
 }
 
@@ -81,8 +73,8 @@ impl Store {
         if let Some(mut ingest) = self.open(kind, name).await? {
             let rest = usize::try_from(ingest.offset()).ok().and_then(|at| bytes.get(at..));
             let rest = rest.context("another client wrote more than the document has")?;
-            ingest.write(bytes.slice_ref(rest)).await?;
-            let commit = ingest.commit().await?;
+            write(&mut ingest, bytes.slice_ref(rest)).await?;
+            let commit = commit(ingest).await?;
             if let Commit::Mismatch(_) = commit {
                 self.abort(kind, name).await?;
             }
@@ -180,64 +172,17 @@ impl Commit {
     }
 }
 
-impl Ingest {
-    async fn open(containerd: &Containerd, head: WriteContentRequest) -> Result<Self, Status> {
-        let (requests, mut queue) = mpsc::channel(1);
-        let ask = WriteContentRequest { action: WriteAction::Stat.into(), ..head.clone() };
-        requests.try_send(ask).map_err(|error| Status::internal(error.to_string()))?;
-        let sent = stream::poll_fn(move |context| queue.poll_recv(context));
-        let responses = containerd.content().write(sent).await?.into_inner();
-        let mut ingest = Self { requests, responses, head, offset: 0 };
-        let answer = ingest.answer().await?;
-        ingest.offset = u64::try_from(answer.offset).unwrap_or_default();
-        Ok(ingest)
+/// Ends an upload; containerd compares size and digest.
+pub(super) async fn commit(ingest: Ingest) -> Result<Commit> {
+    let Err(status) = ingest.commit().await else { return Ok(Commit::Done) };
+    match status.code() {
+        Code::AlreadyExists => Ok(Commit::Done),
+        Code::FailedPrecondition => Ok(Commit::Mismatch(status.message().to_owned())),
+        _ => Err(refusal("commit a blob", &status)),
     }
+}
 
-    /// Bytes the store has.
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Appends bytes.
-    pub(super) async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
-            let end = self.offset + piece.len() as u64;
-            let answer = self.send(WriteAction::Write, piece.into()).await;
-            let answer = answer.map_err(|status| refusal("write a blob", &status))?;
-            ensure!(u64::try_from(answer.offset) == Ok(end), "containerd lost a part of a blob");
-            self.offset = end;
-        }
-        Ok(())
-    }
-
-    /// Ends the upload; containerd compares size and digest.
-    pub(super) async fn commit(mut self) -> Result<Commit> {
-        let Err(status) = self.send(WriteAction::Commit, Vec::new()).await else {
-            return Ok(Commit::Done);
-        };
-        match status.code() {
-            Code::AlreadyExists => Ok(Commit::Done),
-            Code::FailedPrecondition => Ok(Commit::Mismatch(status.message().to_owned())),
-            _ => Err(refusal("commit a blob", &status)),
-        }
-    }
-
-    async fn send(
-        &mut self,
-        action: WriteAction,
-        data: Vec<u8>,
-    ) -> Result<WriteContentResponse, Status> {
-        let offset = i64::try_from(self.offset).unwrap_or(i64::MAX);
-        let request =
-            WriteContentRequest { action: action.into(), offset, data, ..self.head.clone() };
-        // A stream that broke says why in its answer.
-        let _ = self.requests.send(request).await;
-        self.answer().await
-    }
-
-    async fn answer(&mut self) -> Result<WriteContentResponse, Status> {
-        let ended = || Status::unavailable("containerd ended the upload");
-        self.responses.message().await?.ok_or_else(ended)
-    }
+/// Appends bytes to an upload.
+pub(super) async fn write(ingest: &mut Ingest, bytes: Bytes) -> Result<()> {
+    ingest.write(bytes).await.map_err(|status| refusal("write a blob", &status))
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use bolide_containerd_api::Ingest;
 use bolide_core::{BlobOpener, BlobRef, ByteRange, Digest, ReadOptions};
 use bolide_fetch::{Repository, RetryPolicy, WrapOpener};
 use bolide_image::manifest::Descriptor;
@@ -13,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    content::{Commit, Ingest, Store},
+    content::{self, Commit, Store},
     labels::Labels,
 };
 
@@ -107,10 +108,10 @@ async fn transfer(
             bar.inc(piece.len() as u64);
             buffer.extend_from_slice(&piece);
             if buffer.len() >= BUFFER {
-                ingest.write(buffer.split().freeze()).await?;
+                content::write(&mut ingest, buffer.split().freeze()).await?;
             }
         }
-        ingest.write(buffer.freeze()).await?;
+        content::write(&mut ingest, buffer.freeze()).await?;
     }
-    ingest.commit().await
+    content::commit(ingest).await
 }

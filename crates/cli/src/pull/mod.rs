@@ -14,14 +14,18 @@ mod unpack;
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use bolide_containerd_api::images::{self, CreateImageRequest, UpdateImageRequest};
+use bolide_containerd_api::{
+    Connection,
+    images::{self, CreateImageRequest, UpdateImageRequest},
+    optional,
+};
 use bolide_fetch::ImageReference;
 use bolide_image::{Platform, manifest::Descriptor};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
 
 use self::{
-    containerd::{Containerd, Explain as _, optional, refusal},
+    containerd::{Explain as _, check_snapshotter, refusal},
     content::Store,
     fetch::Fetcher,
     image::Documents,
@@ -130,9 +134,9 @@ fn interruption() -> Result<impl Future<Output = anyhow::Error>> {
     })
 }
 
-async fn connect(args: &Args) -> Result<Containerd> {
-    let containerd = Containerd::connect(&args.address, &args.namespace).await?;
-    containerd.check_snapshotter(&args.snapshotter).await?;
+async fn connect(args: &Args) -> Result<Connection> {
+    let containerd = containerd::connect(&args.address, &args.namespace).await?;
+    check_snapshotter(&containerd, &args.snapshotter).await?;
     Ok(containerd)
 }
 
@@ -172,7 +176,7 @@ async fn pull(args: &Args, session: &mut Session, begin: Instant) -> Result<Repo
 
 /// Gives the image its name. Labels that others gave the name stay.
 async fn record(
-    containerd: &Containerd,
+    containerd: &Connection,
     reference: &ImageReference,
     target: &Descriptor,
 ) -> Result<()> {

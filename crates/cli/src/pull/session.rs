@@ -3,13 +3,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use bolide_containerd_api::{
+    Connection,
     leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource},
+    optional,
     snapshots::RemoveSnapshotRequest,
 };
 use tonic::Code;
 
 use super::{
-    containerd::{Containerd, Explain as _, optional, refusal},
+    containerd::{Explain as _, refusal},
     labels::{EXPIRE, Labels},
 };
 
@@ -22,7 +24,7 @@ const CLOSING: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Session {
     /// A connection on behalf of the lease.
-    pub(super) containerd: Containerd,
+    pub(super) containerd: Connection,
     /// Name of the lease; unique, so keys of snapshots are made from it.
     pub(super) lease: String,
     filling: Option<RemoveSnapshotRequest>,
@@ -30,13 +32,15 @@ pub(super) struct Session {
 
 impl Session {
     /// Takes a lease.
-    pub(super) async fn open(containerd: &Containerd) -> Result<Self> {
+    pub(super) async fn open(containerd: &Connection) -> Result<Self> {
         let expire = prost_types::Timestamp::from(SystemTime::now() + LEASE).to_string();
         let labels = Labels::from([(EXPIRE.to_owned(), expire)]);
         let request = CreateRequest { id: String::new(), labels };
         let created = containerd.leases().create(request).await.explain("create a lease")?;
         let lease = created.lease.context("containerd named no lease")?.id;
-        Ok(Self { containerd: containerd.with_lease(&lease)?, lease, filling: None })
+        let containerd =
+            containerd.with_lease(&lease).context("the name of a lease is printable")?;
+        Ok(Self { containerd, lease, filling: None })
     }
 
     /// Keeps a snapshot, there or not yet, from garbage collection: one that an image left behind

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use bolide_containerd_api::{
     diff::ApplyRequest,
+    optional,
     snapshots::{CommitSnapshotRequest, Info, PrepareSnapshotRequest, StatSnapshotRequest},
     types,
 };
@@ -14,7 +15,7 @@ use indicatif::ProgressBar;
 use tonic::Code;
 
 use super::{
-    containerd::{Explain as _, optional, refusal},
+    containerd::{Explain as _, refusal},
     content::Store,
     fetch::Fetcher,
     image::Layer,

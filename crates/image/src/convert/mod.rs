@@ -2,7 +2,9 @@
 mod documents;
 mod layer;
 mod report;
+mod reuse;
 mod rules;
+mod shares;
 mod sources;
 mod toc_image;
 
@@ -16,7 +18,8 @@ use parking_lot::Mutex;
 pub use report::{ConvertReport, ConvertedImage, ConvertedLayer, Progress};
 
 use self::{
-    layer::{Shares, check_layer},
+    layer::check_layer,
+    shares::Shares,
     sources::{Listed, ListedKind, Sources},
 };
 use crate::{

@@ -2,8 +2,11 @@
 use bolide_core::{Error, ErrorKind, Result};
 use bolide_estargz::BlobFormat;
 
-use super::{ConvertOptions, Platforms};
+use super::{ConvertOptions, Platforms, TOC_IMAGE_SUFFIX};
 use crate::Location;
+
+/// Longest tag of a registry, in bytes.
+const MAX_TAG: usize = 128;
 
 impl ConvertOptions {
     /// `Config`, with the rule, when these options do not go together, or not with `dst`.
@@ -68,9 +71,11 @@ impl ConvertOptions {
                 return rule("an archive of Docker holds images of one platform; choose one");
             }
         }
-        if format == BlobFormat::EstargzExternalToc && dst.tag().is_none() {
+        let has_room = |tag: &str| tag.len() + TOC_IMAGE_SUFFIX.len() <= MAX_TAG;
+        if format == BlobFormat::EstargzExternalToc && !dst.tag().is_some_and(has_room) {
             return rule(
-                "the image of the TOCs is named after the tag, so the destination needs one",
+                "the image of the TOCs is named TAG-esgztoc, so the destination needs a tag with \
+                 room for that",
             );
         }
         Ok(())
