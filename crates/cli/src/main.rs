@@ -16,6 +16,7 @@ mod size;
 mod status;
 mod surroundings;
 mod telemetry;
+mod usage;
 
 use std::process::ExitCode;
 

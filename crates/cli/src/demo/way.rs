@@ -111,7 +111,7 @@ pub(super) async fn lazy(
     let access = origin.access(name).await?;
     let location = Location::Registry(access.reference.clone());
     // Once for a machine, not once for an image: its time is not counted.
-    let mut layers = LazyStack::prepare(&node_config(&dir.join("node")), dir).await?;
+    let mut layers = LazyStack::prepare(&node_config(&dir.join("node")), dir, None).await?;
     let mounter = layers.mounter().to_owned();
 
     let began = Instant::now();

@@ -36,6 +36,11 @@ impl SourceImage {
         &self.image
     }
 
+    /// Digest of its manifest.
+    pub(crate) fn digest(&self) -> Digest {
+        self.image.target().digest
+    }
+
     /// Its layers, lowest first.
     pub(crate) fn layers(&self) -> &[Descriptor] {
         &self.image.manifest().layers
