@@ -5,8 +5,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config, convert, demo, inspect, interrupt::until_interrupted, mount, output, pull, sandbox,
-    serve, status, telemetry,
+    config, convert, demo, inspect, interrupt::until_interrupted, mount, optimize, output, pull,
+    sandbox, serve, status, telemetry,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
@@ -29,6 +29,9 @@ enum Command {
     /// Rewrite an image so that it can be pulled lazily and still runs anywhere
     #[command(after_help = EXIT_CODES)]
     Convert(convert::Args),
+    /// Rewrite an image with what its program uses first at the front, found by running it
+    #[command(after_help = EXIT_CODES)]
+    Optimize(optimize::Args),
     /// Tell what an image is made of, reading only its manifest, footers and TOCs
     #[command(after_help = EXIT_CODES)]
     Inspect(inspect::Args),
@@ -86,6 +89,7 @@ fn run_to_end(Cli { telemetry, command }: Cli) -> Result<u8> {
         Command::Internal(entry) => return sandbox::run(entry),
         Command::Demo(ref args) => args.enter_namespaces()?,
         Command::Mount(ref args) => args.enter_namespaces()?,
+        Command::Optimize(ref args) => args.enter_namespaces()?,
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
@@ -103,6 +107,8 @@ async fn execute(command: Command) -> Result<u8> {
         Command::Mount(args) => return mount::run(args).await,
         Command::Umount(args) => mount::umount(args).await,
         Command::Convert(args) => until_interrupted(convert::run(args)).await,
+        // It ends its container and unmounts before it ends.
+        Command::Optimize(args) => optimize::run(args).await,
         Command::Inspect(args) => until_interrupted(inspect::run(args)).await,
         // It gives back what containerd lent before it ends.
         Command::Pull(args) => pull::run(args).await,

@@ -121,7 +121,7 @@ struct Recorded {
     path: String,
 }
 
-fn read_record(path: &Path) -> Result<Vec<String>> {
+pub(crate) fn read_record(path: &Path) -> Result<Vec<String>> {
     let file = File::open(path)?;
     ensure!(file.metadata()?.len() <= MAX_RECORD, "a list of paths may have 64 MiB");
     let mut paths = Vec::new();

@@ -7,6 +7,7 @@ mod inspect;
 mod interrupt;
 mod memory;
 mod mount;
+mod optimize;
 mod output;
 mod pull;
 mod registry;

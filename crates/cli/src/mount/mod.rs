@@ -14,18 +14,15 @@ use std::{path::PathBuf, process::ExitStatus};
 
 use anyhow::{Context as _, Result, bail};
 use bolide_image::Location;
-use tokio::{
-    process::Command,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::process::Command;
 
 pub(crate) use mountinfo::detach_below;
 pub(crate) use recordable::recordable;
-pub(crate) use source::SourceImage;
+pub(crate) use source::{RuntimeConfig, SourceImage};
 pub(crate) use stack::{LazyStack, unpack_all};
 pub(crate) use umount::{UmountArgs, run as umount};
 
-use crate::{output, registry, sandbox, usage::UsageFile};
+use crate::{interrupt::Signals, output, registry, sandbox, usage::UsageFile};
 use record::Record;
 use shown::{Shown, Wish};
 
@@ -160,27 +157,4 @@ async fn attend(command: &[String], signals: &mut Signals) -> Result<u8> {
         }
     };
     Ok(sandbox::exit_code(status))
-}
-
-/// What asks this process to end.
-struct Signals {
-    interrupts: Signal,
-    terminates: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            interrupts: listen(SignalKind::interrupt())?,
-            terminates: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupts.recv() => {}
-            _ = self.terminates.recv() => {}
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! An image on a directory, from its layers to the mount, and back to nothing.
 use std::{
-    env, fs, io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -87,10 +87,7 @@ impl Shown {
         let layers = LazyStack::prepare(&config, self.work.path(), observer).await?;
         let layers = self.layers.insert(layers);
         layers.mount(&image).await?;
-        let before = env::current_dir();
         sandbox::mount_stack(layers.stack(), wish.writable, &self.target)?;
-        // Only the mount was to start from elsewhere.
-        before.and_then(env::set_current_dir).context("cannot return to the directory")?;
         let mount = mountinfo::id_of(&self.target)?;
         self.mount = mount;
         mount.context("the mount is gone again")

@@ -64,12 +64,17 @@ impl SourceImage {
         })
     }
 
-    /// What the image runs, or `command` in its place.
-    pub(crate) fn program(&self, command: &[String]) -> Result<ImageProgram> {
+    /// How a container of the image runs.
+    pub(crate) fn runtime_config(&self) -> Result<RuntimeConfig> {
         let config = self.image.config().other.get("config").cloned().unwrap_or_default();
         let config: Option<RuntimeConfig> =
             serde_json::from_value(config).context("the image's configuration is broken")?;
-        let config = config.unwrap_or_default();
+        Ok(config.unwrap_or_default())
+    }
+
+    /// What the image runs, or `command` in its place.
+    pub(crate) fn program(&self, command: &[String]) -> Result<ImageProgram> {
+        let config = self.runtime_config()?;
         let command = if command.is_empty() {
             let entry = config.entrypoint.unwrap_or_default();
             entry.into_iter().chain(config.cmd.unwrap_or_default()).collect()
@@ -87,12 +92,12 @@ impl SourceImage {
 }
 
 /// How a container of the image runs (image-spec, "config").
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct RuntimeConfig {
-    user: String,
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    working_dir: String,
+pub(crate) struct RuntimeConfig {
+    pub(crate) user: String,
+    pub(crate) env: Option<Vec<String>>,
+    pub(crate) entrypoint: Option<Vec<String>>,
+    pub(crate) cmd: Option<Vec<String>>,
+    pub(crate) working_dir: String,
 }
