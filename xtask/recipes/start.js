@@ -6,7 +6,7 @@ const server = http.createServer((request, response) => {
     response.end(zlib.gzipSync("hello"));
 });
 server.listen(0, "127.0.0.1", () => {
-    http.get({ port: server.address().port }, (response) => {
+    http.get({ host: "127.0.0.1", port: server.address().port }, (response) => {
         const pieces = [];
         response.on("data", (piece) => pieces.push(piece));
         response.on("end", () => {
