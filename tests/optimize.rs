@@ -137,7 +137,8 @@ fn node(root: &Path, path: &Path, follow: bool) -> Option<(u64, u64)> {
 #[test]
 #[ignore = "needs root, containerd and images: cargo xtask e2e"]
 fn an_optimized_image_starts_with_few_requests() -> Result<()> {
-    let lab = Lab::start(&DaemonOptions::default())?;
+    let lab =
+        Lab::start(&DaemonOptions { prefetch_wait: "60s".to_owned(), ..DaemonOptions::default() })?;
     let host = lab.registry.host();
     let layout = from_environment("BOLIDE_E2E_LAYOUT")?;
     let reference = format!("{host}/python:fast");
@@ -146,6 +147,7 @@ fn an_optimized_image_starts_with_few_requests() -> Result<()> {
     run(&mut command, PATIENCE)?.success("bolide optimize")?;
     let image = lab.registry.image("python", "fast")?;
     lab.pull("default", &reference)?;
+    eprintln!("{:?}", lab.registry.served()?);
     let printed = lab.containerd.run_container("default", "bolide", &reference, &[])?;
     ensure!(printed.contains(PRINTED), "{printed}");
     let served = lab.registry.served()?;

@@ -74,7 +74,7 @@ impl TracedRunc {
 fn parse(trace: &str) -> HashSet<(Used, PathBuf)> {
     let mut unfinished = HashMap::new();
     let mut inside = false;
-    let (mut uses, mut written) = (HashSet::new(), HashSet::new());
+    let (mut seen, mut written) = (HashSet::new(), HashSet::new());
     for line in trace.lines() {
         let Some((process, line)) = line.split_once(' ') else { continue };
         let line = line.trim_start();
@@ -92,11 +92,11 @@ fn parse(trace: &str) -> HashSet<(Used, PathBuf)> {
         if used == Used::Opened && ["O_TRUNC", "O_CREAT"].iter().any(|flag| line.contains(flag)) {
             written.insert(path);
         } else {
-            uses.insert((used, path));
+            seen.insert((used, path));
         }
     }
-    uses.retain(|(_, path)| !written.contains(path));
-    uses
+    seen.retain(|(_, path)| !written.contains(path));
+    seen
 }
 
 /// A call that succeeded.

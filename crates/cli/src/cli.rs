@@ -31,7 +31,7 @@ enum Command {
     Convert(convert::Args),
     /// Rewrite an image with what its program uses first at the front, found by running it
     #[command(after_help = EXIT_CODES)]
-    Optimize(optimize::Args),
+    Optimize(Box<optimize::Args>),
     /// Tell what an image is made of, reading only its manifest, footers and TOCs
     #[command(after_help = EXIT_CODES)]
     Inspect(inspect::Args),
@@ -108,7 +108,7 @@ async fn execute(command: Command) -> Result<u8> {
         Command::Umount(args) => mount::umount(args).await,
         Command::Convert(args) => until_interrupted(convert::run(args)).await,
         // It ends its container and unmounts before it ends.
-        Command::Optimize(args) => optimize::run(args).await,
+        Command::Optimize(args) => Box::pin(optimize::run(*args)).await,
         Command::Inspect(args) => until_interrupted(inspect::run(args)).await,
         // It gives back what containerd lent before it ends.
         Command::Pull(args) => pull::run(args).await,
@@ -144,6 +144,11 @@ mod tests {
             &["bolide", "convert", "oci:a", "oci:b", "--level", "10"],
             &["bolide", "convert", "oci:a", "localhost:5000/Upper"],
             &["bolide", "convert", "oci:a", "localhost/a", "--plain-http", "http://b"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--entrypoint", "sh -c"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--terminal"],
+            &["bolide", "optimize", "oci:a", "oci:b", "-i", "-t", "--wait-on-signal"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--no-optimize", "--record-in", "file"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--cni", "--net-host"],
             &["bolide", "inspect", "localhost:5000/a:b:c"],
             &["bolide", "inspect", "oci:a", "--files", "--toc"],
             &["bolide", "config"],

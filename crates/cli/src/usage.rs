@@ -33,7 +33,7 @@ pub(crate) struct UsedPath {
 
 impl UsedPath {
     /// `None` for what no record can name: the root, and names that are not UTF-8.
-    fn of(used: Use, manifest_digest: Digest) -> Result<Option<Self>> {
+    fn of(used: &Use, manifest_digest: Digest) -> Result<Option<Self>> {
         let layer_index = used.mount.parse().context("layers are mounted by their number")?;
         let path = match used.path.to_str() {
             Some("") => return Ok(None),
@@ -44,7 +44,7 @@ impl UsedPath {
             }
         };
         let ranges = used.ranges.iter().map(|range| [range.start, range.end]).collect();
-        Ok(Some(Self { path, manifest_digest, layer_index, uses: words(used.uses), ranges }))
+        Ok(Some(Self { path, manifest_digest, layer_index, uses: words(used), ranges }))
     }
 
     /// The path, relative to the root of the image.
@@ -53,8 +53,8 @@ impl UsedPath {
     }
 }
 
-fn words(uses: Uses) -> Vec<&'static str> {
-    let Uses { opened, read, listed, link_read } = uses;
+fn words(used: &Use) -> Vec<&'static str> {
+    let (read, Uses { opened, listed, link_read }) = (!used.ranges.is_empty(), used.uses);
     let all = [(opened, "open"), (read, "read"), (listed, "list"), (link_read, "link")];
     all.into_iter().filter_map(|(used, word)| used.then_some(word)).collect()
 }
@@ -62,7 +62,7 @@ fn words(uses: Uses) -> Vec<&'static str> {
 /// Ends a recording of the layers of an image, each mounted under its number.
 pub(crate) fn finish(recorder: &AccessRecorder, manifest: Digest) -> Result<Vec<UsedPath>> {
     let used = recorder.finish().context("cannot end the recording")?;
-    used.into_iter().filter_map(|used| UsedPath::of(used, manifest).transpose()).collect()
+    used.iter().filter_map(|used| UsedPath::of(used, manifest).transpose()).collect()
 }
 
 /// The file that a record goes to. It appears when the record is complete, and was known to be
@@ -112,15 +112,15 @@ mod tests {
             uses,
             ranges,
         };
-        let line = |used| {
+        let line = |used: Use| {
             let manifest = Digest::of(b"image");
-            UsedPath::of(used, manifest).expect("a number").map(|used| {
+            UsedPath::of(&used, manifest).expect("a number").map(|used| {
                 serde_json::to_string(&used).expect("JSON").replace(&manifest.to_string(), "D")
             })
         };
-        let read = Uses { opened: true, read: true, ..Uses::default() };
+        let opened = Uses { opened: true, ..Uses::default() };
         assert_eq!(
-            line(used("usr/bin/bash", read, vec![0..4096, 8192..9000])).as_deref(),
+            line(used("usr/bin/bash", opened, vec![0..4096, 8192..9000])).as_deref(),
             Some(
                 r#"{"path":"usr/bin/bash","manifestDigest":"D","layerIndex":2,"uses":["open","read"],"ranges":[[0,4096],[8192,9000]]}"#
             ),

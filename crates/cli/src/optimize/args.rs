@@ -34,6 +34,18 @@ pub(super) struct WorkloadArgs {
     /// Give it standard input
     #[arg(id = "stdin", short = 'i')]
     pub(super) stdin: bool,
+    /// GPUs of nvidia.com/gpu to give it, by the Container Device Interface: names, or all
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    pub(super) gpus: Vec<String>,
+    /// Directory of CDI specifications; later ones win
+    #[arg(long, value_name = "DIR", default_values = ["/etc/cdi", "/var/run/cdi"])]
+    pub(super) cdi_spec_dir: Vec<PathBuf>,
+}
+
+/// The network of the workload, and the names that it knows.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Network of the workload")]
+pub(super) struct NetworkArgs {
     /// Names to add to its /etc/hosts
     #[arg(long, value_name = "HOST:IP,...", value_delimiter = ',', value_parser = host)]
     pub(super) add_hosts: Vec<(String, IpAddr)>,
@@ -58,12 +70,6 @@ pub(super) struct WorkloadArgs {
     /// Directory of CNI plugins
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", requires = "cni")]
     pub(super) cni_plugin_dir: PathBuf,
-    /// GPUs of nvidia.com/gpu to give it, by the Container Device Interface: names, or all
-    #[arg(long, value_name = "N,...", value_delimiter = ',')]
-    pub(super) gpus: Vec<String>,
-    /// Directory of CDI specifications; later ones win
-    #[arg(long, value_name = "DIR", default_values = ["/etc/cdi", "/var/run/cdi"])]
-    pub(super) cdi_spec_dir: Vec<PathBuf>,
 }
 
 /// When the recording ends, if the workload does not end before.

@@ -87,7 +87,8 @@ struct Mount {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Hook {
-    hook_name: String,
+    #[serde(rename = "hookName")]
+    name: String,
     path: String,
     #[serde(default)]
     args: Vec<String>,
@@ -164,12 +165,11 @@ impl Edits {
                 "type": mount.kind.as_deref().unwrap_or("bind"), "options": mount.options})
         }));
         for hook in &given.hooks {
-            let said = json!({"path": hook.path, "args": hook.args, "env": hook.env});
-            let mut said = said;
+            let mut said = json!({"path": hook.path, "args": hook.args, "env": hook.env});
             if let Some(timeout) = hook.timeout {
                 said["timeout"] = timeout.into();
             }
-            self.hooks.entry(hook.hook_name.clone()).or_default().push(said);
+            self.hooks.entry(hook.name.clone()).or_default().push(said);
         }
         for node in &given.device_nodes {
             let (device, rule) = device(node)

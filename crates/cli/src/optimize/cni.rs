@@ -72,7 +72,7 @@ impl CniNetwork {
 
     /// Connects the namespace. To be [disconnected](Self::disconnect) also when it fails.
     pub(super) async fn connect(&mut self) -> Result<()> {
-        if self.plugin_dir.join("loopback").exists() {
+        if self.plugin_dir.join("loopback").is_file() {
             let loopback = json!({"cniVersion": self.config.version, "name": "loopback",
                 "type": "loopback"});
             self.call("ADD", "lo", &loopback).await?;

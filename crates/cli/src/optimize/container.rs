@@ -93,7 +93,7 @@ impl Container {
     /// Waits until it ends by itself. Fails when it never began.
     pub(super) async fn ended(&mut self) -> Result<ExitStatus> {
         let status = self.child.wait().await.context("cannot wait for runc")?;
-        if !status.success() && !pid_file(&self.bundle).exists() {
+        if !status.success() && !pid_file(&self.bundle).is_file() {
             bail!("runc cannot start the workload: {}", last_error(&self.bundle));
         }
         Ok(status)

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::args::WorkloadArgs;
+use super::args::NetworkArgs;
 
 /// What every machine knows.
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -17,7 +17,7 @@ const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loop
 const NAME_SERVER: &str = "8.8.8.8";
 
 /// Writes both files into `dir`, and tells where to mount them.
-pub(super) fn write(args: &WorkloadArgs, dir: &Path) -> Result<Vec<Value>> {
+pub(super) fn write(args: &NetworkArgs, dir: &Path) -> Result<Vec<Value>> {
     let of_host = |path: &str| args.net_host.then(|| fs::read_to_string(path).ok()).flatten();
     let files = [
         ("/etc/hosts", hosts(args, of_host("/etc/hosts"))),
@@ -34,7 +34,7 @@ pub(super) fn write(args: &WorkloadArgs, dir: &Path) -> Result<Vec<Value>> {
         .collect()
 }
 
-fn hosts(args: &WorkloadArgs, of_host: Option<String>) -> String {
+fn hosts(args: &NetworkArgs, of_host: Option<String>) -> String {
     let mut text = of_host.unwrap_or_else(|| HOSTS.to_owned());
     if !text.ends_with('\n') {
         text.push('\n');
@@ -46,7 +46,7 @@ fn hosts(args: &WorkloadArgs, of_host: Option<String>) -> String {
     text
 }
 
-fn resolv_conf(args: &WorkloadArgs, of_host: Option<String>) -> String {
+fn resolv_conf(args: &NetworkArgs, of_host: Option<String>) -> String {
     let lists = [&args.dns_nameservers, &args.dns_search_domains, &args.dns_options];
     if let Some(text) = of_host.filter(|_| lists.iter().all(|list| list.is_empty())) {
         return text;
@@ -54,7 +54,10 @@ fn resolv_conf(args: &WorkloadArgs, of_host: Option<String>) -> String {
     let default = [NAME_SERVER.to_owned()];
     let [servers, domains, options] = lists.map(Vec::as_slice);
     let servers = if servers.is_empty() { &default } else { servers };
-    let mut text: String = servers.iter().map(|it| format!("nameserver {it}\n")).collect();
+    let mut text = String::new();
+    for server in servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
     for (word, list) in [("search", domains), ("options", options)] {
         if !list.is_empty() {
             let _ = writeln!(text, "{word} {}", list.join(" "));
@@ -72,8 +75,8 @@ mod tests {
     #[test]
     fn names_are_the_flags_or_the_hosts() {
         let parse = |line: &[&str]| {
-            let command = WorkloadArgs::augment_args(Command::new("x").no_binary_name(true));
-            WorkloadArgs::from_arg_matches(&command.get_matches_from(line)).expect("arguments")
+            let command = NetworkArgs::augment_args(Command::new("x").no_binary_name(true));
+            NetworkArgs::from_arg_matches(&command.get_matches_from(line)).expect("arguments")
         };
         let given = parse(&[
             "--add-hosts=db:10.0.0.7,six:fd00::1",

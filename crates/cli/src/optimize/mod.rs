@@ -25,7 +25,7 @@ use crate::{
     registry, sandbox,
     usage::{UsageFile, UsedPath},
 };
-use args::{StopArgs, WorkloadArgs};
+use args::{NetworkArgs, StopArgs, WorkloadArgs};
 use session::{Run, Session};
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,8 @@ pub(crate) struct Args {
     stop: StopArgs,
     #[command(flatten)]
     workload: WorkloadArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 /// Where it comes from what is used first.
@@ -121,6 +123,7 @@ async fn record(args: &Args, signals: &mut Signals) -> Result<Vec<UsedPath>> {
         image: &args.src,
         plain_http: &args.plain_http,
         workload: &args.workload,
+        network: &args.network,
         stop: &args.stop,
         aside: args.json,
     };
@@ -133,4 +136,25 @@ async fn record(args: &Args, signals: &mut Signals) -> Result<Vec<UsedPath>> {
         file.write(&recorded)?;
     }
     Ok(recorded)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    use super::*;
+
+    #[test]
+    fn only_programs_for_this_machine_are_run() {
+        let parse = |flags: &[&str]| {
+            let line = [&["oci:a", "oci:b"][..], flags].concat();
+            let command = Args::augment_args(Command::new("x").no_binary_name(true));
+            Args::from_arg_matches(&command.get_matches_from(line)).expect("arguments")
+        };
+        assert_eq!(parse(&[]).order(), Order::Run);
+        assert_eq!(parse(&["--no-optimize"]).order(), Order::None);
+        assert_eq!(parse(&["--platform", "linux/s390x"]).order(), Order::None);
+        let record = parse(&["--platform", "linux/s390x", "--record-in", "file"]);
+        assert_eq!(record.order(), Order::Record(Path::new("file")));
+    }
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::{
-    args::{StopArgs, WorkloadArgs},
+    args::{NetworkArgs, StopArgs, WorkloadArgs},
     cdi,
     cni::CniNetwork,
     container::{Container, Streams},
@@ -48,6 +48,7 @@ pub(super) struct Run<'a> {
     pub(super) image: &'a Location,
     pub(super) plain_http: &'a [String],
     pub(super) workload: &'a WorkloadArgs,
+    pub(super) network: &'a NetworkArgs,
     pub(super) stop: &'a StopArgs,
     /// Whether the workload must leave standard output alone.
     pub(super) aside: bool,
@@ -91,14 +92,14 @@ impl Session {
         let workload = Workload::new(run.workload, config, &self.root)?;
         let bundle = self.path("bundle");
         fs::create_dir(&bundle).context("cannot make a directory")?;
-        let network = self.connect(run.workload).await?;
+        let network = self.connect(run.network).await?;
         let parts = Parts {
             id: self.id()?,
             root: &self.root,
             workload: &workload,
             network: &network,
             mounts: &run.workload.mount,
-            files: hosts::write(run.workload, &bundle)?,
+            files: hosts::write(run.network, &bundle)?,
             edits: cdi::gpus(&run.workload.gpus, &run.workload.cdi_spec_dir)?,
         };
         let config = serde_json::to_vec(&spec::config(parts))?;
@@ -132,7 +133,7 @@ impl Session {
         Ok(())
     }
 
-    async fn connect(&mut self, args: &WorkloadArgs) -> Result<Network> {
+    async fn connect(&mut self, args: &NetworkArgs) -> Result<Network> {
         if !args.cni {
             return Ok(if args.net_host { Network::Host } else { Network::Loopback });
         }

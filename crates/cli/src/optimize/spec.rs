@@ -132,7 +132,7 @@ fn namespaces(network: &Network) -> Vec<Value> {
         Network::Host => {}
     }
     // With the older kind of control groups containers see this machine's.
-    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").is_file() {
         all.push(json!({"type": "cgroup"}));
     }
     all

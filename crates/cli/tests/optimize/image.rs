@@ -55,23 +55,28 @@ pub(crate) fn build(dir: &Path) {
 struct Tar(tar::Builder<Vec<u8>>);
 
 impl Tar {
-    fn entry(&mut self, path: &str, kind: tar::EntryType, mode: u32, link: &str, content: &[u8]) {
+    fn entry(&mut self, path: &str, kind: tar::EntryType, mode: u32, content: &[u8]) {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
         header.set_size(content.len() as u64);
-        if !link.is_empty() {
-            header.set_link_name(link).expect("link");
-        }
         self.0.append_data(&mut header, path, content).expect("entry");
     }
 
     fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
-        self.entry(path, tar::EntryType::Regular, mode, "", content);
+        self.entry(path, tar::EntryType::Regular, mode, content);
     }
 
     fn directory(&mut self, path: &str, mode: u32) {
-        self.entry(path, tar::EntryType::Directory, mode, "", b"");
+        self.entry(path, tar::EntryType::Directory, mode, b"");
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        self.0.append_link(&mut header, path, target).expect("entry");
     }
 }
 
@@ -83,12 +88,12 @@ fn base() -> Vec<u8> {
     tar.file("data/listed/one", 0o644, b"1");
     tar.file("data/listed/two", 0o644, b"2");
     tar.file("data/mapped", 0o644, &[7; 9000]);
-    tar.entry("data/link", tar::EntryType::Symlink, 0o777, "mapped", b"");
+    tar.symlink("data/link", "mapped");
     tar.directory("tmp", 0o1777);
     let mut libraries = BTreeSet::new();
     for name in PROGRAMS {
         let program = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(name));
-        let program = program.iter().find(|path| path.exists()).expect("a program");
+        let program = program.iter().find(|path| path.is_file()).expect("a program");
         tar.file(&format!("bin/{name}"), 0o755, &fs::read(program).expect("program"));
         let listed = Command::new("ldd").arg(program).output().expect("ldd").stdout;
         let listed = String::from_utf8(listed).expect("text");

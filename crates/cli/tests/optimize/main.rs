@@ -50,7 +50,7 @@ fn paths(record: &[Value]) -> Vec<&str> {
 }
 
 fn written(lab: &Lab) -> bool {
-    lab.path("out/index.json").exists()
+    lab.path("out/index.json").is_file()
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn the_command_line_says_how_it_runs() {
         options ndots:2\n33\n34 70\n127.0.0.1\tlocalhost\n";
     assert!(printed.starts_with(expected), "{printed}");
     assert!(printed.contains("10.0.0.7\tdb\n"), "{printed}");
-    assert!(!lab.path("data/new").exists(), "it was mounted read-only");
+    assert!(!lab.path("data/new").is_file(), "it was mounted read-only");
     let printed = succeeds(&mut script(&lab, &["--user", "root:tls"], "id -u; id -g"));
     assert!(printed.starts_with("0\n70\n"), "{printed}");
 }
@@ -255,7 +255,7 @@ fn a_network_is_its_own_the_hosts_or_that_of_plugins() {
     assert!(host.starts_with(here.to_str().expect("text")), "{host}");
 
     let plugins = ["/opt/cni/bin", "/usr/lib/cni"];
-    let Some(plugins) = plugins.iter().find(|dir| Path::new(dir).join("ptp").exists()) else {
+    let Some(plugins) = plugins.iter().find(|dir| Path::new(dir).join("ptp").is_file()) else {
         eprintln!("SKIPPED: the CNI plugins are not installed");
         return;
     };

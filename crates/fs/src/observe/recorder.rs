@@ -6,13 +6,11 @@ use parking_lot::Mutex;
 
 use super::{Access, AccessObserver, ObservedLayer};
 
-/// How a path was used.
+/// How a path was used, beside what was read of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uses {
     /// It was opened.
     pub opened: bool,
-    /// Bytes of it were read, mapped or executed.
-    pub read: bool,
     /// Its names were listed.
     pub listed: bool,
     /// Where it leads was read.
@@ -28,7 +26,7 @@ pub struct Use {
     pub path: PathBuf,
     /// How it was used.
     pub uses: Uses,
-    /// Bytes of a file that were read, in pages or parts of them, ascending and apart.
+    /// Bytes of a file that were read, mapped or executed, by pages, ascending and apart.
     pub ranges: Vec<Range<u64>>,
 }
 
@@ -110,10 +108,7 @@ impl Used {
             Access::Opened => self.uses.opened = true,
             Access::Listed => self.uses.listed = true,
             Access::LinkRead => self.uses.link_read = true,
-            Access::Read(range) => {
-                self.uses.read = true;
-                merge(&mut self.ranges, range);
-            }
+            Access::Read(range) => merge(&mut self.ranges, range),
         }
     }
 }
@@ -133,11 +128,11 @@ fn merge(ranges: &mut Vec<Range<u64>>, mut new: Range<u64>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use bolide_core::{
-        TocIndex as _,
-        memory::{MemoryLayerBuilder, NodeMeta},
+        TocIndex,
+        memory::{MemoryLayerBuilder, MemoryToc, NodeMeta},
     };
     use proptest::prelude::*;
 
@@ -147,17 +142,19 @@ mod tests {
     fn the_first_use_gives_the_order_and_nothing_counts_after_the_end() {
         let mut made = MemoryLayerBuilder::default();
         for name in ["a", "b"] {
-            made = made.file(name, &[7; 5000], NodeMeta::default()).expect("file");
+            made = made.file(name, &[7; 13_000], NodeMeta::default()).expect("file");
         }
         let toc = made.build().toc;
         let node = |name: &str| toc.lookup(toc.root(), name.as_ref()).expect("toc").expect("made");
-        let layer = ObservedLayer { mount: "0".to_owned(), index: toc.clone() };
+        let index: Arc<dyn TocIndex> = Arc::<MemoryToc>::clone(&toc);
+        let layer = ObservedLayer { mount: "0".to_owned(), index };
         let recorder = AccessRecorder::default();
         for (name, access) in [
             ("b", Access::Opened),
             ("a", Access::Opened),
             ("b", Access::Read(4096..8192)),
             ("b", Access::Read(0..4096)),
+            ("b", Access::Read(12_288..16_384)),
         ] {
             recorder.accessed(&layer, node(name), access);
         }
@@ -169,10 +166,8 @@ mod tests {
             uses,
             ranges,
         };
-        let expected = [
-            entry("b", Uses { read: true, ..opened }, vec![0..5000]),
-            entry("a", opened, Vec::new()),
-        ];
+        let expected =
+            [entry("b", opened, vec![0..8192, 12_288..13_000]), entry("a", opened, Vec::new())];
         assert_eq!(found, expected);
         recorder.accessed(&layer, node("a"), Access::Opened);
         assert_eq!(recorder.finish().expect("finished"), []);
