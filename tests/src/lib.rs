@@ -14,6 +14,7 @@ mod process;
 mod record;
 mod registry;
 mod touched;
+mod traced;
 mod tree;
 
 pub use containerd::Containerd;
@@ -25,4 +26,5 @@ pub use process::{Finished, Process, run};
 pub use record::{entrypoint, opened_files};
 pub use registry::{Registry, Served};
 pub use touched::touched_bytes;
+pub use traced::{TracedRunc, Used};
 pub use tree::{Node, Tree};

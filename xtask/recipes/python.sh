@@ -1,58 +1,9 @@
 #!/bin/bash
 # The image of the end-to-end tests: Debian minbase, python3 in a layer of its own, and a layer of
-# everything a file system can hold. Built by `cargo xtask images`, which hashes this file.
-#
-# $WORK    private directory for buildah, removed by the caller
-# $BASE    directory of the debootstrapped base, made here when missing
-# $LAYOUT  OCI layout to write
-# $START   program the image runs
-# $MIRROR  Debian mirror
-set -euo pipefail
+# everything a file system can hold.
+. "$(dirname "$0")/base.sh"
 
-buildah() {
-    command buildah --root "$WORK/root" --runroot "$WORK/run" --storage-driver overlay "$@"
-}
-
-# Debian's defaults for both of these come in packages that are only recommended.
-echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$WORK/policy.json"
-echo 'unqualified-search-registries = []' >"$WORK/registries.conf"
-export CONTAINERS_REGISTRIES_CONF="$WORK/registries.conf"
-
-# Commits container $1 as image $2, one layer more than it began with.
-commit() {
-    buildah commit --quiet --signature-policy "$WORK/policy.json" --rm "$1" "$2" >/dev/null
-}
-
-from() {
-    buildah from --signature-policy "$WORK/policy.json" --pull-never "$1"
-}
-
-if ! [ -d "$BASE" ]; then
-    rm -rf "$BASE.partial"
-    debootstrap --variant=minbase \
-        --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
-        bookworm "$BASE.partial" "$MIRROR"
-    rm -rf "$BASE.partial"/var/cache/apt/*.bin "$BASE.partial"/var/cache/apt/archives/*.deb \
-        "$BASE.partial"/var/lib/apt/lists/* "$BASE.partial"/var/log/*.log
-    mv "$BASE.partial" "$BASE"
-fi
-
-container=$(buildah from scratch)
-mounted=$(buildah mount "$container")
-tar -C "$BASE" --xattrs --xattrs-include='*' --numeric-owner -cf - . |
-    tar -C "$mounted" --xattrs --xattrs-include='*' --numeric-owner -xpf -
-buildah umount "$container" >/dev/null
-commit "$container" base
-
-# 39 MB of package lists would otherwise be pulled with every image.
-container=$(from base)
-buildah run --isolation chroot "$container" -- sh -c '
-    set -e
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get -q update
-    apt-get -q install --yes --no-install-recommends python3
-    rm -rf /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/lib/apt/lists/* /var/log/*.log'
-commit "$container" python
+install_packages base python python3
 
 container=$(from python)
 mounted=$(buildah mount "$container")
@@ -96,4 +47,4 @@ buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
     "$container"
 commit "$container" application
 
-buildah push --quiet --signature-policy "$WORK/policy.json" application "oci:$LAYOUT:python"
+publish application python

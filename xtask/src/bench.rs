@@ -18,11 +18,11 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         bail!("nothing can be measured here: {reason}");
     }
     packages::ensure()?;
-    let layout = images::run(root)?;
+    let layout = images::build(root, &images::PYTHON)?;
     let programs = [build::BOLIDE, BENCH];
     let [binary, bench] = build::executables(root, programs, &["--release"])?;
     let mut command = Command::new(bench);
-    command.env("BOLIDE_E2E_LAYOUT", layout).env("BOLIDE_E2E_BINARY", binary);
+    command.env(images::PYTHON.variable, layout).env("BOLIDE_E2E_BINARY", binary);
     command.env("BOLIDE_BENCH_DOCUMENT", root.join(DOCUMENT));
     shell::run(command.args(arguments))
 }

@@ -48,13 +48,15 @@ pub(crate) fn obstacle() -> Option<&'static str> {
 
 fn execute(root: &Path, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     packages::ensure()?;
-    let layout = images::run(root)?;
     let [binary] = build::executables(root, [build::BOLIDE], &[])?;
     let mut command = tests(root);
     command.args(filter);
     // One at a time: each has a containerd of its own, and some measure what the registry sends.
     command.args(["--include-ignored", "--test-threads=1", "--nocapture"]);
-    command.env("BOLIDE_E2E_LAYOUT", layout).env("BOLIDE_E2E_BINARY", binary);
+    for recipe in &images::ALL {
+        command.env(recipe.variable, images::build(root, recipe)?);
+    }
+    command.env("BOLIDE_E2E_BINARY", binary);
     tally.run(&mut command)
 }
 

@@ -13,14 +13,50 @@ use crate::shell;
 /// Where Debian's packages come from.
 const MIRROR: &str = "http://deb.debian.org/debian";
 
-/// Builds what is missing and returns the directory of the OCI layout, whose image is `python`.
+/// One image: its name, its recipe, and the program it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipe {
+    name: &'static str,
+    script: &'static str,
+    start: &'static str,
+    /// What tells the tests where it lies.
+    pub(crate) variable: &'static str,
+}
+
+/// An interpreter that reads hundreds of files, in an image of everything a file system can hold.
+pub(crate) const PYTHON: Recipe = Recipe {
+    name: "python",
+    script: "python.sh",
+    start: "start.py",
+    variable: "BOLIDE_E2E_LAYOUT",
+};
+
+/// All of them.
+pub(crate) const ALL: [Recipe; 3] = [
+    PYTHON,
+    Recipe {
+        name: "node",
+        script: "node.sh",
+        start: "start.js",
+        variable: "BOLIDE_E2E_NODE_LAYOUT",
+    },
+    Recipe {
+        name: "postgres",
+        script: "postgres.sh",
+        start: "start-postgres.sh",
+        variable: "BOLIDE_E2E_POSTGRES_LAYOUT",
+    },
+];
+
+/// Builds an image if it is missing and returns the directory of its OCI layout.
 ///
 /// Needs root, buildah and debootstrap; takes about two minutes the first time.
-pub(crate) fn run(root: &Path) -> Result<PathBuf> {
+pub(crate) fn build(root: &Path, recipe: &Recipe) -> Result<PathBuf> {
     let recipes = root.join("xtask/recipes");
-    let (script, start) = (recipes.join("python.sh"), recipes.join("start.py"));
+    let [base, script, start] =
+        ["base.sh", recipe.script, recipe.start].map(|file| recipes.join(file));
     let cache = cache_dir()?;
-    let layout = cache.join(format!("python-{}", key(&[&script, &start])?));
+    let layout = cache.join(format!("{}-{}", recipe.name, key(&[&base, &script, &start])?));
     if layout.join("index.json").is_file() {
         return Ok(layout);
     }

@@ -37,7 +37,7 @@ enum Task {
         /// Runs only the tests whose name holds this.
         filter: Option<String>,
     },
-    /// Builds the images of the end-to-end tests; prints where they lie.
+    /// Builds the images of the end-to-end tests; prints where they lie, python's first.
     Images,
     /// Runs the demonstration from a release build.
     Demo {
@@ -64,7 +64,10 @@ fn main() -> Result<()> {
         Task::E2e { filter } => e2e::run(&root, filter.as_deref()),
         Task::Images => {
             packages::ensure()?;
-            Ok(writeln!(std::io::stdout(), "{}", images::run(&root)?.display())?)
+            for recipe in &images::ALL {
+                writeln!(std::io::stdout(), "{}", images::build(&root, recipe)?.display())?;
+            }
+            Ok(())
         }
         Task::Demo { arguments } => demo::run(&root, &arguments),
         Task::Bench { arguments } => bench::run(&root, &arguments),

@@ -10,6 +10,7 @@ const PACKAGES: &[&str] = &[
     "attr",
     "buildah",
     "containerd",
+    "containernetworking-plugins",
     "debian-archive-keyring",
     "debootstrap",
     "docker-registry",

@@ -5,8 +5,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
-    config, convert, demo, inspect, interrupt::until_interrupted, mount, output, pull, sandbox,
-    serve, status, telemetry,
+    config, convert, demo, inspect, interrupt::until_interrupted, mount, optimize, output, pull,
+    sandbox, serve, status, telemetry,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.";
@@ -29,6 +29,9 @@ enum Command {
     /// Rewrite an image so that it can be pulled lazily and still runs anywhere
     #[command(after_help = EXIT_CODES)]
     Convert(convert::Args),
+    /// Rewrite an image with what its program uses first at the front, found by running it
+    #[command(after_help = EXIT_CODES)]
+    Optimize(Box<optimize::Args>),
     /// Tell what an image is made of, reading only its manifest, footers and TOCs
     #[command(after_help = EXIT_CODES)]
     Inspect(inspect::Args),
@@ -63,6 +66,7 @@ impl Cli {
     fn check(&self) -> Result<(), clap::Error> {
         let checked = match &self.command {
             Command::Convert(args) => args.check(),
+            Command::Optimize(args) => args.check(),
             _ => Ok(()),
         };
         let refused = |rule| Self::command().error(clap::error::ErrorKind::ArgumentConflict, rule);
@@ -102,12 +106,14 @@ fn run_to_end(Cli { telemetry, command }: Cli) -> Result<u8> {
         Command::Internal(entry) => return sandbox::run(entry),
         Command::Demo(ref args) => args.enter_namespaces()?,
         Command::Mount(ref args) => args.enter_namespaces()?,
+        Command::Optimize(ref args) => args.enter_namespaces()?,
         _ => {}
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let telemetry = telemetry.begin(command.log_level())?;
-        let done = execute(command).await;
+        // On the heap: the largest command would make everyone's stack large.
+        let done = Box::pin(execute(command)).await;
         telemetry.shutdown(telemetry::PATIENCE).await;
         done
     })
@@ -120,6 +126,8 @@ async fn execute(command: Command) -> Result<u8> {
         Command::Umount(args) => mount::umount(args).await,
         // It gives back what containerd lent before it ends.
         Command::Convert(args) => convert::run(args).await,
+        // It ends its container and unmounts before it ends.
+        Command::Optimize(args) => Box::pin(optimize::run(*args)).await,
         // It gives back what containerd lent before it ends.
         Command::Inspect(args) => inspect::run(args).await,
         // It gives back what containerd lent before it ends.
@@ -163,6 +171,11 @@ mod tests {
             &["bolide", "convert", "oci:a", "oci:b", "--level", "10"],
             &["bolide", "convert", "oci:a", "localhost:5000/Upper"],
             &["bolide", "convert", "oci:a", "localhost/a", "--plain-http", "http://b"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--entrypoint", "sh -c"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--terminal"],
+            &["bolide", "optimize", "oci:a", "oci:b", "-i", "-t", "--wait-on-signal"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--no-optimize", "--record-in", "file"],
+            &["bolide", "optimize", "oci:a", "oci:b", "--cni", "--net-host"],
             &["bolide", "inspect", "localhost:5000/a:b:c"],
             &["bolide", "inspect", "oci:a", "--files", "--toc"],
             &["bolide", "config"],

@@ -20,18 +20,11 @@ pub(crate) struct Args {
     /// Image to read: a reference into a registry, oci:DIR[:TAG], oci-archive:FILE[:TAG],
     /// docker-archive:FILE[:REF] or containerd:REF
     src: Location,
-    /// List the files of each layer
-    #[arg(long)]
-    files: bool,
-    /// Print the TOC document of each layer and nothing else
-    #[arg(long, conflicts_with = "files")]
-    toc: bool,
+    #[command(flatten)]
+    what: What,
     /// Read every layer as a whole, and compare digests, diffIDs, TOC and tar with each other
     #[arg(long)]
     verify: bool,
-    /// Print one line for each layer
-    #[arg(long, conflicts_with_all = ["files", "toc"])]
-    layers: bool,
     /// Image this one was made from: how much larger it is, is told
     #[arg(long, value_name = "SRC")]
     against: Option<Location>,
@@ -45,6 +38,21 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// What is told of the layers.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct What {
+    /// List the files of each layer
+    #[arg(long)]
+    files: bool,
+    /// Print the TOC document of each layer and nothing else
+    #[arg(long)]
+    toc: bool,
+    /// Print one line for each layer
+    #[arg(long)]
+    layers: bool,
+}
+
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut wanted = vec![&args.src];
     wanted.extend(&args.against);
@@ -54,11 +62,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let (report, source) = read?;
     closed?;
     let shown = Shown { report: &report, source_size: source.as_ref().map(size) };
-    if args.toc {
+    if args.what.toc {
         print_tocs(&report)?;
     } else if args.json {
         output::json(&shown)?;
-    } else if args.layers {
+    } else if args.what.layers {
         shown.print_layers()?;
     } else {
         print(&args.src, &shown)?;
@@ -70,8 +78,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 async fn read(access: &Access, args: &Args) -> Result<(ImageReport, Option<ImageReport>)> {
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
     let plain = InspectOptions { platform, ..InspectOptions::default() };
-    let options =
-        InspectOptions { files: args.files, tocs: args.toc, verify: args.verify, ..plain.clone() };
+    let options = InspectOptions {
+        files: args.what.files,
+        tocs: args.what.toc,
+        verify: args.verify,
+        ..plain.clone()
+    };
     let report = inspect_image(access, &args.src, &options).await?;
     let source = match &args.against {
         Some(source) => Some(inspect_image(access, source, &plain).await?),
@@ -171,8 +183,10 @@ fn faults(faults: &[String]) -> String {
     if faults.is_empty() {
         return "\n  sound: all digests, the diffID, and the TOC as its tar".to_owned();
     }
-    let first = faults.iter().take(SHOWN_FAULTS).map(|fault| printable(fault));
-    let mut text: String = first.map(|fault| format!("\n  WRONG {fault}")).collect();
+    let mut text = String::new();
+    for fault in faults.iter().take(SHOWN_FAULTS) {
+        let _ = write!(text, "\n  WRONG {}", printable(fault));
+    }
     if let Some(more) = faults.len().checked_sub(SHOWN_FAULTS).filter(|more| *more > 0) {
         let _ = write!(text, "\n  and {more} more");
     }

@@ -7,6 +7,7 @@ mod inspect;
 mod interrupt;
 mod memory;
 mod mount;
+mod optimize;
 mod output;
 mod places;
 mod pull;
@@ -18,6 +19,7 @@ mod size;
 mod status;
 mod surroundings;
 mod telemetry;
+mod usage;
 
 use std::process::ExitCode;
 

@@ -31,6 +31,11 @@ pub(crate) struct Places {
 }
 
 impl PlaceArgs {
+    /// Registries that are spoken to without TLS.
+    pub(crate) fn plain_http(&self) -> &[String] {
+        &self.plain_http
+    }
+
     /// Makes these places ready to be read and written.
     pub(crate) async fn open(&self, places: &[&Location]) -> Result<Places> {
         let any = |is_wanted: fn(&Location) -> bool| places.iter().any(|place| is_wanted(place));

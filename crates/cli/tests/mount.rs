@@ -9,6 +9,7 @@ use std::{
 
 use lab::{Lab, can_mount, fails, is_root, succeeds};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 /// A lower file, an upper file, and one that the upper layer took away.
 const SEEN: &str = "test -s etc/passwd && test ! -e gone/below";
@@ -132,6 +133,41 @@ fn a_user_without_root_runs_a_command_that_sees_the_image() {
     let refused = fails(&mut lab.bolide_as_nobody(&["mount", "oci:image:lazy", "target"]), 1);
     assert!(refused.contains("-- COMMAND"), "{refused}");
     lab.assert_clean();
+}
+
+#[test]
+fn what_is_used_is_recorded_with_and_without_root() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.image();
+    lab.target();
+    let layout = bolide_image::Layout::open(lab.path("image")).expect("layout");
+    let out = lab.path("tmp/record");
+    let script = "cd target && test -s etc/passwd && ls etc && cat etc/passwd";
+    for image in ["oci:image:lazy", "oci:image:plain"] {
+        for root in [true, false] {
+            let arguments = ["mount", image, "target", "--record-out", "tmp/record", "--"];
+            let mut command =
+                if root { lab.bolide(&arguments) } else { lab.bolide_as_nobody(&arguments) };
+            succeeds(command.args(["sh", "-c", script]));
+            let text = fs::read_to_string(&out).expect("a record");
+            let lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            let digest = layout.resolve(image.rsplit(':').next()).expect("image").digest;
+            // Only the lower layer has them.
+            let expected = [
+                json!({"path": "etc", "manifestDigest": digest, "layerIndex": 0,
+                    "uses": ["open", "list"]}),
+                json!({"path": "etc/passwd", "manifestDigest": digest, "layerIndex": 0,
+                    "uses": ["open", "read"], "ranges": [[0, 30]]}),
+            ];
+            assert_eq!(lines, expected, "{image}, root: {root}");
+            fs::remove_file(&out).expect("removed");
+            lab.assert_clean();
+        }
+    }
 }
 
 #[test]

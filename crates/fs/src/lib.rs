@@ -68,10 +68,12 @@
 mod errno;
 mod fuse;
 mod layer;
+mod observe;
 mod ops;
 mod read;
 mod tree;
 
 pub use fuse::{FuseConfig, FuseMounter, detach};
 pub use layer::{Layer, LayerBuilder};
+pub use observe::{Access, AccessObserver, AccessRecorder, ObservedLayer, Use, Uses};
 pub use read::{ReadConfig, WorkerPool};

@@ -10,7 +10,7 @@ use bolide_core::{LayerView, NodeAttr, OpaqueXattr, Priority, Result};
 use bytes::Bytes;
 
 use crate::{
-    errno,
+    Access, AccessObserver, ObservedLayer, errno,
     tree::{LayerTree, TreeEntry, TreeNode},
 };
 
@@ -22,6 +22,7 @@ pub(crate) type Errno = i32;
 pub(crate) struct LayerOps {
     tree: LayerTree,
     view: LayerView,
+    observer: Option<(Arc<dyn AccessObserver>, ObservedLayer)>,
 }
 
 /// How a read goes on.
@@ -35,7 +36,28 @@ pub(crate) enum Read {
 impl LayerOps {
     pub(crate) fn new(view: LayerView, opaque: OpaqueXattr) -> Result<Self> {
         let tree = LayerTree::new(Arc::clone(&view.toc), Arc::clone(&view.status), opaque)?;
-        Ok(Self { tree, view })
+        Ok(Self { tree, view, observer: None })
+    }
+
+    /// Tells an observer what is used, as of the mount of this name.
+    pub(crate) fn observed(mut self, mount: &str, observer: Arc<dyn AccessObserver>) -> Self {
+        let index = Arc::clone(&self.view.toc);
+        self.observer = Some((observer, ObservedLayer { mount: mount.to_owned(), index }));
+        self
+    }
+
+    /// Whether somebody wants to know exactly what is used.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    /// To be called for each use of what this layer shows.
+    pub(crate) fn accessed(&self, ino: u64, access: impl FnOnce() -> Access) {
+        if let Some((observer, layer)) = &self.observer
+            && let Some(TreeNode::Layer(node)) = self.tree.node(ino)
+        {
+            observer.accessed(layer, node, access());
+        }
     }
 
     fn node(&self, ino: u64) -> Result<TreeNode, Errno> {
@@ -62,6 +84,7 @@ impl LayerOps {
     }
 
     pub(crate) fn readlink(&self, ino: u64) -> Result<Bytes, Errno> {
+        self.accessed(ino, || Access::LinkRead);
         self.tree.read_link(self.node(ino)?).map_err(failed)?.ok_or(libc::EINVAL)
     }
 
@@ -72,6 +95,7 @@ impl LayerOps {
 
     /// Reads what is here. Synchronous local I/O.
     pub(crate) fn read(&self, ino: u64, range: Range<u64>) -> Read {
+        self.accessed(ino, || Access::Read(range.clone()));
         match self.node(ino) {
             Ok(TreeNode::Layer(file)) => match self.view.reader.try_read(file, range.clone()) {
                 Some(done) => Read::Done(done.map_err(|_| errno::READ)),

@@ -9,8 +9,7 @@ use bolide_estargz::{
     format::{ANNOTATION_TOC_DIGEST, TOC_IMAGE_SUFFIX},
 };
 use bolide_image::{
-    Access, ConvertOptions, ImageSource, Layout, Location, Platforms,
-    convert_image,
+    Access, ConvertOptions, ImageSource, Layout, Location, Platforms, convert_image,
     manifest::{Manifest, media_type, parse},
 };
 use support::{

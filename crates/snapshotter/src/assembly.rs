@@ -12,7 +12,7 @@ use bolide_fetch::{
     OciLayoutOpener, PlainHttp, ProxyConfig, RegistryClient, RegistryConfig, RetryPolicy,
     SchedulerConfig, WrapOpener,
 };
-use bolide_fs::{FuseConfig, FuseMounter, ReadConfig, WorkerPool};
+use bolide_fs::{AccessObserver, FuseConfig, FuseMounter, ReadConfig, WorkerPool};
 use bolide_image::{Layout, Location};
 use bolide_prefetch::{Driver, DriverConfig};
 use bytes::Bytes;
@@ -40,6 +40,8 @@ pub struct Surroundings {
     /// Whether references may be written `oci:DIR`, and be read from that directory. Never for a
     /// daemon: its clients would choose directories for root to read.
     pub layouts: bool,
+    /// Who is told what is used of the layers that are shown, by the ids they are mounted under.
+    pub observer: Option<Arc<dyn AccessObserver>>,
 }
 
 /// Everything that mounts layers lazily on one machine.
@@ -63,7 +65,7 @@ impl Node {
         config.check()?;
         let meter = Meter::new();
         let places = Arc::new(NodePlaces::new(config, surroundings, meter.clone())?);
-        let mounter = mounter(config).await?;
+        let mounter = mounter(config, surroundings.observer.clone()).await?;
         let name = mounter.name();
         make_spool(spool(config)).await?;
         let store =
@@ -117,9 +119,15 @@ impl Node {
 }
 
 /// The first mounter that works here.
-async fn mounter(config: &Config) -> Result<Arc<dyn Mounter>> {
+async fn mounter(
+    config: &Config,
+    observer: Option<Arc<dyn AccessObserver>>,
+) -> Result<Arc<dyn Mounter>> {
     let fuse = FuseConfig { threads: config.fuse.threads, max_background: MAX_BACKGROUND };
-    let mounter = FuseMounter::new(Handle::current(), fuse);
+    let mut mounter = FuseMounter::new(Handle::current(), fuse);
+    if let Some(observer) = observer {
+        mounter = mounter.with_observer(observer);
+    }
     mounter.probe().await.map_err(|error| {
         Error::new(
             ErrorKind::Unsupported,

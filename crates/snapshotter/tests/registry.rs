@@ -4,7 +4,7 @@ use std::{fs, path::Path, path::PathBuf};
 use bolide_core::{Digest, ErrorKind};
 use bolide_estargz::{
     TocTrust,
-    format::{ANNOTATION_LAYER_DIGEST, ANNOTATION_MANIFEST_CHECKSUM, ANNOTATION_TOC_DIGEST},
+    format::{ANNOTATION_LAYER_DIGEST, ANNOTATION_PODMAN_CHECKSUM, ANNOTATION_TOC_DIGEST},
 };
 use bolide_image::{
     Layout, ServerHandle,
@@ -122,7 +122,7 @@ async fn layers_of_podman_cost_a_request_each_and_one_for_their_manifest() {
         return;
     }
     let bench = Bench::new().await;
-    let key = ANNOTATION_MANIFEST_CHECKSUM;
+    let key = ANNOTATION_PODMAN_CHECKSUM;
     let layers = [PODMAN, PODMAN_UPPER].map(|(layer, checksum)| (layer, key, checksum));
     let manifest = bench.add("podman", &layers);
     let node = bench.node().await;

@@ -38,6 +38,9 @@ pub(crate) struct LayerArgs {
     /// Take over layers that have the wanted lazy format already
     #[arg(long)]
     reuse: bool,
+    /// Send blobs to a registry in pieces of this size; what breaks goes on from there
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::parse)]
+    upload_chunk: u64,
     #[command(flatten)]
     image: ImageArgs,
 }
@@ -61,6 +64,11 @@ struct ImageArgs {
 }
 
 impl LayerArgs {
+    /// How many bytes of a blob are sent to a registry in one request.
+    pub(crate) fn upload_chunk(&self) -> u64 {
+        self.upload_chunk
+    }
+
     /// The options of a conversion that prioritizes nothing.
     pub(crate) fn options(&self) -> ConvertOptions {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

@@ -1,15 +1,17 @@
 //! `bolide convert`: rewrites an image with other layers.
 mod args;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use bolide_image::{ConvertReport, Location, PathList, Prioritized, Progress, convert_image};
+use bolide_image::{
+    Access, ConvertOptions, ConvertReport, Location, PathList, Prioritized, Progress, convert_image,
+};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub(crate) use args::LayerArgs;
 
-use crate::{interrupt::until_interrupted, output, places::PlaceArgs, record, size};
+use crate::{interrupt::until_interrupted, output, places::PlaceArgs, record};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,9 +31,6 @@ pub(crate) struct Args {
     prefetch_list: Option<PathBuf>,
     #[command(flatten)]
     places: PlaceArgs,
-    /// Send blobs to a registry in pieces of this size; what breaks goes on from there
-    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::parse)]
-    upload_chunk: u64,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -50,32 +49,52 @@ impl Args {
 
 /// Handles interruption itself, because containerd gets back what it lent.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let list = match (&args.record_in, &args.prefetch_list) {
-        (Some(path), _) => record::read(path, PathList::read_record).await?,
-        (None, Some(path)) => record::read(path, PathList::read_list).await?,
-        (None, None) => PathList::default(),
-    };
+    let list = read_lists(args.record_in.as_deref(), args.prefetch_list.as_deref()).await?;
     let mut options = args.layer.options();
     options.prioritized = Prioritized::everywhere(list);
     let opened = until_interrupted(args.places.open(&[&args.src, &args.dst])).await?;
-    let opened = opened.with_upload_chunk(args.upload_chunk);
+    let opened = opened.with_upload_chunk(args.layer.upload_chunk());
+    let work = write(opened.access(), &args.src, &args.dst, &options);
+    let report = until_interrupted(work).await;
+    let closed = opened.close(report.is_err()).await;
+    let report = report?;
+    closed?;
+    tell(&args.dst, &report, args.json)
+}
+
+/// What comes first by a record of use, or by a list that a person wrote.
+pub(crate) async fn read_lists(record: Option<&Path>, list: Option<&Path>) -> Result<PathList> {
+    match (record, list) {
+        (Some(path), _) => record::read(path, PathList::read_record).await,
+        (None, Some(path)) => record::read(path, PathList::read_list).await,
+        (None, None) => Ok(PathList::default()),
+    }
+}
+
+/// Converts an image while a bar shows how far it is.
+pub(crate) async fn write(
+    access: &Access,
+    src: &Location,
+    dst: &Location,
+    options: &ConvertOptions,
+) -> Result<ConvertReport> {
     let bar = progress_bar();
     let show = |event| match event {
         Progress::Started { size, .. } => bar.inc_length(size),
         Progress::Read { bytes, .. } => bar.inc(bytes),
         _ => {}
     };
-    let work =
-        async { Ok(convert_image(opened.access(), &args.src, &args.dst, &options, show).await?) };
-    let report = until_interrupted(work).await;
+    let report = convert_image(access, src, dst, options, show).await;
     bar.finish_and_clear();
-    let closed = opened.close(report.is_err()).await;
-    let report = report?;
-    closed?;
+    Ok(report?)
+}
+
+/// Tells what was written.
+pub(crate) fn tell(dst: &Location, report: &ConvertReport, json: bool) -> Result<()> {
     for line in &report.unmatched {
         tracing::warn!(line, "no layer has anything for a line of the list");
     }
-    if args.json { output::json(&report) } else { print(&args.dst, &report) }
+    if json { output::json(report) } else { print(dst, report) }
 }
 
 /// Drawn only when standard error is a terminal.

@@ -33,7 +33,7 @@ pub(super) async fn full(
         traffic
     } else {
         let location = Location::Registry(access.reference.clone());
-        all_of(&SourceImage::open(&location, &[]).await?)
+        all_of(&SourceImage::open_mountable(&location).await?)
     };
     engine.stop().await?;
     Ok((Way::new(traffic, (pull_seconds, run_seconds), &finished), finished))

@@ -92,7 +92,7 @@ pub(super) async fn full(
     let access = origin.access(name).await?;
     let location = Location::Registry(access.reference.clone());
     let began = Instant::now();
-    let image = SourceImage::open(&location, &[]).await?;
+    let image = SourceImage::open_mountable(&location).await?;
     let stack = unpack_all(&image, dir).await?;
     let pull_seconds = began.elapsed().as_secs_f64();
     let (finished, run_seconds) = run(&image, &stack, command).await?;
@@ -111,11 +111,11 @@ pub(super) async fn lazy(
     let access = origin.access(name).await?;
     let location = Location::Registry(access.reference.clone());
     // Once for a machine, not once for an image: its time is not counted.
-    let mut layers = LazyStack::prepare(&node_config(&dir.join("node")), dir).await?;
+    let mut layers = LazyStack::prepare(&node_config(&dir.join("node")), dir, None).await?;
     let mounter = layers.mounter().to_owned();
 
     let began = Instant::now();
-    let image = SourceImage::open(&location, &[]).await?;
+    let image = SourceImage::open_mountable(&location).await?;
     layers.mount(&image).await?;
     let pull_seconds = began.elapsed().as_secs_f64();
     let (finished, run_seconds) = run(&image, layers.stack(), command).await?;

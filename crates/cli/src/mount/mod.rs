@@ -3,6 +3,7 @@ mod background;
 mod full;
 mod mountinfo;
 mod record;
+mod recordable;
 mod shown;
 mod source;
 mod stack;
@@ -13,17 +14,15 @@ use std::{path::PathBuf, process::ExitStatus};
 
 use anyhow::{Context as _, Result, bail};
 use bolide_image::Location;
-use tokio::{
-    process::Command,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::process::Command;
 
 pub(crate) use mountinfo::detach_below;
-pub(crate) use source::SourceImage;
+pub(crate) use recordable::recordable;
+pub(crate) use source::{RuntimeConfig, SourceImage};
 pub(crate) use stack::{LazyStack, unpack_all};
 pub(crate) use umount::{UmountArgs, run as umount};
 
-use crate::{output, registry, sandbox};
+use crate::{interrupt::Signals, output, registry, sandbox, usage::UsageFile};
 use record::Record;
 use shown::{Shown, Wish};
 
@@ -45,6 +44,9 @@ pub(crate) struct Args {
     /// Directory in which what was fetched stays for the next time; for one mount at a time
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// File to record in what is used of the image, in the order of first use, until the end
+    #[arg(long, value_name = "FILE")]
+    record_out: Option<PathBuf>,
     /// Registry to speak to without TLS; this machine is one anyway
     #[arg(long, value_name = "HOST", value_parser = registry::plain_host)]
     plain_http: Vec<String>,
@@ -84,6 +86,7 @@ pub(crate) async fn run(args: Args) -> Result<u8> {
     }
     // Listened for before anything is mounted: from here on they end this in good order.
     let mut signals = Signals::listen()?;
+    let recording = args.record_out.as_deref().map(UsageFile::create).transpose()?;
     let mut shown = Shown::new(&target)?;
     let done = tokio::select! {
         done = show(&args, &mut shown) => done,
@@ -94,8 +97,12 @@ pub(crate) async fn run(args: Args) -> Result<u8> {
         Ok(_) => attend(&args.command, &mut signals).await,
         Err(error) => Err(error),
     };
+    let recorded = match recording {
+        Some(file) if done.is_ok() => shown.used().and_then(|used| file.write(&used)),
+        _ => Ok(()),
+    };
     let closed = shown.close().await;
-    done.and_then(|code| closed.map(|()| code))
+    done.and_then(|code| recorded.and(closed).map(|()| code))
 }
 
 /// Removes what a dead process left on the directory, and stops where a living one has it.
@@ -112,6 +119,7 @@ async fn show(args: &Args, shown: &mut Shown) -> Result<u64> {
         image: &args.image,
         writable: args.writable,
         cache: args.cache_dir.clone(),
+        record: args.record_out.is_some(),
         plain_http: &args.plain_http,
     };
     shown.show(&wish).await
@@ -149,27 +157,4 @@ async fn attend(command: &[String], signals: &mut Signals) -> Result<u8> {
         }
     };
     Ok(sandbox::exit_code(status))
-}
-
-/// What asks this process to end.
-struct Signals {
-    interrupts: Signal,
-    terminates: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            interrupts: listen(SignalKind::interrupt())?,
-            terminates: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupts.recv() => {}
-            _ = self.terminates.recv() => {}
-        }
-    }
 }

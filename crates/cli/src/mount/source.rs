@@ -8,6 +8,19 @@ use serde::Deserialize;
 
 use crate::{registry, sandbox::ImageProgram};
 
+/// A way to an image that is to be mounted where it lies.
+pub(crate) fn mountable(location: &Location, plain_http: &[String]) -> Result<Access> {
+    match location {
+        Location::Layout { .. } => Ok(Access::layouts()),
+        Location::Registry(_) => {
+            Ok(Access::layouts().with_registries(registry::client(plain_http)?))
+        }
+        _ => {
+            bail!("only images of registries and OCI layouts are mounted; convert it to oci:DIR")
+        }
+    }
+}
+
 /// An image whose documents were read.
 #[derive(Debug)]
 pub(crate) struct SourceImage {
@@ -18,24 +31,25 @@ pub(crate) struct SourceImage {
 
 impl SourceImage {
     /// Reads the documents of the image at a place, for this machine.
-    pub(crate) async fn open(location: &Location, plain_http: &[String]) -> Result<Self> {
-        let access = match location {
-            Location::Layout { .. } => Access::layouts(),
-            Location::Registry(_) => {
-                Access::layouts().with_registries(registry::client(plain_http)?)
-            }
-            _ => bail!(
-                "only images of registries and OCI layouts are mounted; convert it to oci:DIR"
-            ),
-        };
-        let image = ImageSource::open(&access, location, &Platform::host()).await?;
+    pub(crate) async fn open(location: &Location, access: &Access) -> Result<Self> {
+        let image = ImageSource::open(access, location, &Platform::host()).await?;
         ensure!(!image.manifest().layers.is_empty(), "an image without layers has nothing to show");
         Ok(Self { reference: location.to_string(), image })
+    }
+
+    /// The same of an image that is to be mounted where it lies, on this machine.
+    pub(crate) async fn open_mountable(location: &Location) -> Result<Self> {
+        Self::open(location, &mountable(location, &[])?).await
     }
 
     /// The image and its blobs.
     pub(crate) fn image(&self) -> &ImageSource {
         &self.image
+    }
+
+    /// Digest of its manifest.
+    pub(crate) fn digest(&self) -> Digest {
+        self.image.target().digest
     }
 
     /// Its layers, lowest first.
@@ -62,12 +76,17 @@ impl SourceImage {
         })
     }
 
-    /// What the image runs, or `command` in its place.
-    pub(crate) fn program(&self, command: &[String]) -> Result<ImageProgram> {
+    /// How a container of the image runs.
+    pub(crate) fn runtime_config(&self) -> Result<RuntimeConfig> {
         let config = self.image.config().other.get("config").cloned().unwrap_or_default();
         let config: Option<RuntimeConfig> =
             serde_json::from_value(config).context("the image's configuration is broken")?;
-        let config = config.unwrap_or_default();
+        Ok(config.unwrap_or_default())
+    }
+
+    /// What the image runs, or `command` in its place.
+    pub(crate) fn program(&self, command: &[String]) -> Result<ImageProgram> {
+        let config = self.runtime_config()?;
         let command = if command.is_empty() {
             let entry = config.entrypoint.unwrap_or_default();
             entry.into_iter().chain(config.cmd.unwrap_or_default()).collect()
@@ -85,12 +104,12 @@ impl SourceImage {
 }
 
 /// How a container of the image runs (image-spec, "config").
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct RuntimeConfig {
-    user: String,
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    working_dir: String,
+pub(crate) struct RuntimeConfig {
+    pub(crate) user: String,
+    pub(crate) env: Option<Vec<String>>,
+    pub(crate) entrypoint: Option<Vec<String>>,
+    pub(crate) cmd: Option<Vec<String>>,
+    pub(crate) working_dir: String,
 }

@@ -1,8 +1,12 @@
 //! The layers of an image on directories: mounted lazily where they can be.
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use bolide_core::ErrorKind;
+use bolide_fs::AccessObserver;
 use bolide_snapshotter::{
     Config, LayerReport,
     assembly::{Node, Surroundings},
@@ -25,12 +29,17 @@ pub(crate) struct LazyStack {
 
 impl LazyStack {
     /// Makes ready to show layers in directories below `dir`, which exists. `config` tells the
-    /// node's root.
-    pub(crate) async fn prepare(config: &Config, dir: &Path) -> Result<Self> {
+    /// node's root. An observer is told what is used of lazy layers, by their numbers.
+    pub(crate) async fn prepare(
+        config: &Config,
+        dir: &Path,
+        observer: Option<Arc<dyn AccessObserver>>,
+    ) -> Result<Self> {
         let surroundings = Surroundings {
             docker_config: surroundings::docker_config(),
             proxy: surroundings::proxy()?,
             layouts: true,
+            observer,
         };
         let node = Node::assemble(config, &surroundings).await?;
         let (stack, scratch) = prepare(dir)?;

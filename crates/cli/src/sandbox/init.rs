@@ -80,7 +80,8 @@ fn become_program(plan: &Plan) -> Result<u8> {
     let [program, arguments @ ..] = command.as_slice() else {
         return Err(anyhow!("the image names no program: give one, -- COMMAND"));
     };
-    let user = user::find(user)?;
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let user = user::find_user(user, &read("/etc/passwd"), &read("/etc/group"))?;
     let mut exec = Command::new(program);
     exec.args(arguments).env_clear().current_dir(if directory.is_empty() {
         "/"
@@ -94,8 +95,8 @@ fn become_program(plan: &Plan) -> Result<u8> {
     if !environment.iter().any(|variable| variable.starts_with("PATH=")) {
         exec.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     }
-    if let Some((uid, gid)) = user {
-        exec.gid(gid).uid(uid);
+    if (user.uid, user.gid) != (0, 0) {
+        exec.gid(user.gid).uid(user.uid);
     }
     drop_capabilities()?;
     Err(exec.exec()).with_context(|| format!("cannot run {program:?} of the image"))

@@ -3,7 +3,11 @@ use std::{ffi::CString, path::Path};
 
 use anyhow::{Context as _, Result};
 use bolide_snapshotter::user_namespace;
-use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    mount::{MountFlags, mount, mount_bind, mount_remount},
+    process::fchdir,
+};
 
 use super::program::Stack;
 
@@ -27,16 +31,23 @@ pub(crate) fn mount_stack(stack: &Stack, writable: bool, target: &Path) -> Resul
     }
 }
 
-/// Shows the layers on `target`, with `upper` and `work` of `scratch` to write to.
-///
-/// Changes this process's directory. Names are given relative to it: overlayfs takes one page of
-/// them, and commas and colons in a path would need care.
+/// Shows the layers on `target`, an absolute path, with `upper` and `work` of `scratch` to write to.
 pub(super) fn mount_writable(stack: &Stack, scratch: &Path, target: &Path) -> Result<()> {
     mount_with(stack, Some(scratch), target)
 }
 
+/// Changes this process's directory for the moment. Names are given relative to it: overlayfs takes
+/// one page of them, and commas and colons in a path would need care.
 fn mount_with(stack: &Stack, scratch: Option<&Path>, target: &Path) -> Result<()> {
+    let here = open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let here = here.context("cannot hold the directory")?;
     std::env::set_current_dir(&stack.dir).context("cannot enter the directory of layers")?;
+    let mounted = mount_here(stack, scratch, target);
+    fchdir(here).context("cannot return to the directory")?;
+    mounted
+}
+
+fn mount_here(stack: &Stack, scratch: Option<&Path>, target: &Path) -> Result<()> {
     let scratch = scratch.map(|dir| dir.strip_prefix(&stack.dir).unwrap_or(dir).to_owned());
     let options = options(stack, scratch.as_deref(), user_namespace::inside());
     let flags = if scratch.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };

@@ -9,6 +9,7 @@ pub(crate) fn unshare(namespaces: Namespaces) -> io::Result<()> {
     let flags = match namespaces {
         Namespaces::Mounts => UnshareFlags::NEWNS,
         Namespaces::UserAndMounts => UnshareFlags::NEWUSER | UnshareFlags::NEWNS,
+        Namespaces::Network => UnshareFlags::NEWNET,
         Namespaces::Program => {
             UnshareFlags::NEWNS
                 | UnshareFlags::NEWPID
@@ -29,6 +30,8 @@ pub(crate) enum Namespaces {
     Mounts,
     /// Mounts of our own, and power over them without being root.
     UserAndMounts,
+    /// A network of its own.
+    Network,
     /// Everything a program is to be alone in; the process namespace counts for children.
     Program,
 }

@@ -14,6 +14,7 @@ use super::{
     listings::{Listing, Listings},
 };
 use crate::{
+    Access,
     ops::{LayerOps, Read},
     tree::TreeEntry,
 };
@@ -21,6 +22,10 @@ use crate::{
 /// A layer never changes: what the kernel knows of it stays true as long as it is mounted.
 const FOREVER: Duration = Duration::from_hours(10 * 365 * 24);
 const ONCE: Generation = Generation(0);
+/// Larger read-ahead hurts: it waits for what nobody wants yet.
+const READ_AHEAD: u32 = 1 << 20;
+/// Less than a page: the kernel asks for what is wanted, and for nothing else.
+const NO_READ_AHEAD: u32 = 1;
 
 /// Serves one layer.
 #[derive(Debug)]
@@ -85,8 +90,9 @@ impl Filesystem for LayerFilesystem {
         if config.add_capabilities(known).is_err() {
             tracing::warn!("the kernel refused FUSE capabilities it had offered");
         }
-        // Larger read-ahead hurts: it waits for what nobody wants yet. The kernel may offer less.
-        if let Err(most) = config.set_max_readahead(1 << 20) {
+        let ahead = if self.ops.is_observed() { NO_READ_AHEAD } else { READ_AHEAD };
+        // The kernel may offer less.
+        if let Err(most) = config.set_max_readahead(ahead) {
             let _ = config.set_max_readahead(most);
         }
         // 0 is refused, and only 0: it leaves the default.
@@ -129,6 +135,7 @@ impl Filesystem for LayerFilesystem {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.ops.accessed(ino.0, || Access::Opened);
         let flags = if self.ops.is_immutable(ino.0) {
             FopenFlags::FOPEN_KEEP_CACHE
         } else {
@@ -160,6 +167,7 @@ impl Filesystem for LayerFilesystem {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.ops.accessed(ino.0, || Access::Opened);
         match self.listings.open(ino.0, || self.ops.list(ino.0)) {
             Ok(handle) => {
                 let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
@@ -177,6 +185,7 @@ impl Filesystem for LayerFilesystem {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        self.ops.accessed(ino.0, || Access::Listed);
         let listed = match self.listing(ino, handle) {
             Ok(listed) => listed,
             Err(errno) => return reply.error(errno),
@@ -198,6 +207,7 @@ impl Filesystem for LayerFilesystem {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.ops.accessed(ino.0, || Access::Listed);
         let listed = match self.listing(ino, handle) {
             Ok(listed) => listed,
             Err(errno) => return reply.error(errno),

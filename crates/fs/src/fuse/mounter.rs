@@ -21,7 +21,7 @@ use tokio::{runtime::Handle, sync::watch};
 use tracing::Instrument as _;
 
 use super::filesystem::LayerFilesystem;
-use crate::{Layer, ops::LayerOps};
+use crate::{AccessObserver, Layer, ops::LayerOps};
 
 /// How FUSE mounts behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,7 @@ impl Default for FuseConfig {
 pub struct FuseMounter {
     runtime: Handle,
     config: FuseConfig,
+    observer: Option<Arc<dyn AccessObserver>>,
     live: Arc<Mutex<HashMap<String, Live>>>,
     /// Held while a mount is made, so that one id is mounted once.
     mounting: Arc<Mutex<()>>,
@@ -66,7 +67,15 @@ impl FuseMounter {
     /// Fetches run on `runtime`.
     #[must_use]
     pub fn new(runtime: Handle, config: FuseConfig) -> Self {
-        Self { runtime, config, live: Arc::default(), mounting: Arc::default() }
+        Self { runtime, config, observer: None, live: Arc::default(), mounting: Arc::default() }
+    }
+
+    /// Tells an observer what is used of the layers it shows. Reads are slower: to see exactly what
+    /// is read, nothing is read ahead.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn AccessObserver>) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// The live mount of this id, if it shows the same.
@@ -100,9 +109,12 @@ impl FuseMounter {
     }
 
     fn start(&self, request: &MountRequest) -> Result<Live> {
-        let ops = Arc::new(LayerOps::new(request.layer.clone(), request.options.opaque)?);
-        let filesystem =
-            LayerFilesystem::new(ops, self.runtime.clone(), self.config.max_background);
+        let mut ops = LayerOps::new(request.layer.clone(), request.options.opaque)?;
+        if let Some(observer) = &self.observer {
+            ops = ops.observed(&request.id, Arc::clone(observer));
+        }
+        let runtime = self.runtime.clone();
+        let filesystem = LayerFilesystem::new(Arc::new(ops), runtime, self.config.max_background);
         let session = Session::new(filesystem, &request.target, &self.options(request));
         let mut session = session.map_err(|error| {
             Error::new(

@@ -99,7 +99,18 @@ fn beside(location: &Location) -> Option<Location> {
             let name = format!("{host}/{repository}:{tag}{TOC_IMAGE_SUFFIX}");
             name.parse().ok().map(Location::Registry)
         }
-        Location::Layout { tag: None, .. } => None,
+        Location::OciArchive { file, tag: Some(tag) } => Some(Location::OciArchive {
+            file: file.clone(),
+            tag: Some(format!("{tag}{TOC_IMAGE_SUFFIX}")),
+        }),
+        Location::Containerd(_) => {
+            location.tag()?;
+            format!("{location}{TOC_IMAGE_SUFFIX}").parse().ok()
+        }
+        // An archive of Docker has no room for it.
+        Location::Layout { tag: None, .. }
+        | Location::OciArchive { tag: None, .. }
+        | Location::DockerArchive { .. } => None,
     }
 }
 
