@@ -74,8 +74,8 @@ fn every_header() -> Vec<u8> {
         append(&mut out, Dialect::Pax, "", &node);
     }
     let mut old = tar(Dialect::Gnu, "", &[Node { kind: b'S', ..file("old", noise(60, 1)) }]);
-    old[386..386 + 48].copy_from_slice(b"00000000012\000000000024\000000005670\000000000050\0");
-    old[483..495].copy_from_slice(b"00000011610\0");
+    old[386..386 + 48].copy_from_slice(b"00000000012 00000000024 00000005670 00000000050 ");
+    old[483..495].copy_from_slice(b"00000011610 ");
     out.extend(&old[..1024]);
     append(&mut out, Dialect::Gnu, "", &file(&"long/".repeat(50), "abc"));
     append(&mut out, Dialect::Pax, "", &hardlink("h", "old").xattr("user.x", b"1"));
