@@ -33,7 +33,8 @@ pub struct BuildOptions {
     /// Latest modification time to write, in seconds since 1970; later ones become this
     /// (`SOURCE_DATE_EPOCH` of reproducible-builds.org).
     pub latest_mtime: Option<i64>,
-    /// Threads that compress. The bytes written do not depend on it.
+    /// Threads that compress, at most 64. The bytes written do not depend on it. Each holds some
+    /// MiB; at the levels of zstd above 8, tens of MiB.
     pub parallelism: NonZeroUsize,
 }
 

@@ -316,17 +316,23 @@ fn unsupported(kind: u8) -> Error {
     .with_context("type", char::from(kind))
 }
 
+/// Reading failed: a decompressor found its input broken, or the system failed.
 pub(super) fn broken(error: std::io::Error) -> Error {
-    refuse("the layer must be a whole tar, alone or compressed by gzip or zstd").with_source(error)
-}
-
-/// Reading content failed: the tar ends, a decompressor finds it broken, or the system fails.
-pub(super) fn cut_short(error: std::io::Error) -> Error {
     use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
     match error.kind() {
-        UnexpectedEof => refuse("the tar is cut short inside a file"),
-        InvalidData | InvalidInput | Other => broken(error),
+        UnexpectedEof | InvalidData | InvalidInput | Other => {
+            refuse("the layer must be a whole tar, alone or compressed by gzip or zstd")
+                .with_source(error)
+        }
         _ => Error::io("tar::read", error),
+    }
+}
+
+/// Reading content failed.
+pub(super) fn cut_short(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => refuse("the tar is cut short inside a file"),
+        _ => broken(error),
     }
 }
 

@@ -1,4 +1,6 @@
 //! Options that make no sense are refused before anything is read.
+use std::io;
+
 use bolide_core::{Error, ErrorKind, Result};
 use bolide_estargz::{BlobFormat, BuildOptions, convert_layer};
 
@@ -42,14 +44,37 @@ fn chunks_and_spools_are_asked_for_soundly() {
 /// Fails after some bytes.
 struct Full(usize);
 
-impl std::io::Write for Full {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+impl io::Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
         Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl io::Read for Full {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl io::Seek for Full {
+    fn seek(&mut self, _: io::SeekFrom) -> io::Result<u64> {
+        Ok(0)
+    }
+}
+
+#[test]
+fn a_spool_that_is_full_is_told() {
+    for size in [10, 5 << 20] {
+        let input = pax(&[file("a", super::support::noise(size, 1)), file("b", "b")]);
+        let sorted =
+            BuildOptions { prioritized: vec!["b".to_owned()], ..options(BlobFormat::Estargz) };
+        let full = convert_layer(&mut &input[..], &mut Vec::new(), &sorted, Some(&mut Full(0)));
+        assert_eq!(full.expect_err("full").kind(), ErrorKind::Exhausted);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Any tree, in any format: what is in the blob is what was in the tar.
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
+use bolide_core::ErrorKind;
 use bolide_estargz::{BlobFormat, BuildOptions};
 use proptest::prelude::*;
 
 use super::support::{
-    Dialect, FORMATS, Node, build, device, dir, file, hardlink, list, noise, symlink, tar,
+    Dialect, FORMATS, Node, append, build, device, dir, extension, file, hardlink, list, noise,
+    symlink, tar, try_build,
 };
 
 fn content() -> impl Strategy<Value = Vec<u8>> {
@@ -54,6 +56,73 @@ fn tree() -> impl Strategy<Value = Vec<Node>> {
             nodes
         },
     )
+}
+
+/// A tar in which every kind of header stands.
+fn every_header() -> Vec<u8> {
+    let mut out = Vec::new();
+    extension(&mut out, b'g', &[("mtime".to_owned(), b"1000.5".to_vec())]);
+    let sparse = |key: &str, value: &str| (format!("GNU.sparse.{key}"), value.as_bytes().to_vec());
+    let tables = [
+        vec![sparse("major", "1"), sparse("minor", "0"), sparse("realsize", "5000")],
+        vec![sparse("size", "5000"), sparse("map", "10,20,3000,40")],
+    ];
+    for (at, records) in tables.into_iter().enumerate() {
+        let mut content = b"2\n10\n20\n3000\n40\n".to_vec();
+        content.resize(512 + 60, 0);
+        let node = Node { records, ..file(&format!("sparse{at}"), content) };
+        append(&mut out, Dialect::Pax, "", &node);
+    }
+    let mut old = tar(Dialect::Gnu, "", &[Node { kind: b'S', ..file("old", noise(60, 1)) }]);
+    old[386..386 + 48].copy_from_slice(b"00000000012 00000000024 00000005670 00000000050 ");
+    old[483..495].copy_from_slice(b"00000011610 ");
+    out.extend(&old[..1024]);
+    append(&mut out, Dialect::Gnu, "", &file(&"long/".repeat(50), "abc"));
+    append(&mut out, Dialect::Pax, "", &hardlink("h", "old").xattr("user.x", b"1"));
+    out.resize(out.len() + 1024, 0);
+    sum(&mut out);
+    out
+}
+
+/// Makes the checksums of headers right again.
+fn sum(tar: &mut [u8]) {
+    for block in tar.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
+        let mut header = tar::Header::from_byte_slice(block).clone();
+        header.set_cksum();
+        block.copy_from_slice(header.as_bytes());
+    }
+}
+
+#[test]
+fn a_tar_of_every_header_is_sound() {
+    build(&every_header(), &super::support::options(BlobFormat::Estargz));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_damaged_tar_is_converted_or_refused(
+        changes in prop::collection::vec((0..9_000_usize, any::<u8>()), 1..5),
+        sorted in any::<bool>(),
+        format in prop::sample::select(FORMATS.to_vec()),
+    ) {
+        let mut input = every_header();
+        for (at, byte) in changes {
+            let at = at % input.len();
+            // Where type `S` says a size: gigabytes of zeros are sound, but take their time.
+            if !(483..495).contains(&(at % 512)) {
+                input[at] = byte;
+            }
+        }
+        sum(&mut input);
+        let prioritized = if sorted { vec!["h".to_owned()] } else { vec![] };
+        let options = BuildOptions { prioritized, ..super::support::options(format) };
+        if let Err(error) = try_build(&input, &options) {
+            // What panics on one of the threads is unexpected.
+            prop_assert!(error.kind() != ErrorKind::Unexpected, "{error:?}");
+        }
+    }
 }
 
 proptest! {
