@@ -103,7 +103,9 @@ impl Core {
         home: Home,
     ) -> Result<(Arc<Core>, Head)> {
         let files = Files::open(disk, dir, spec, &shape).map_err(|error| {
-            Error::io("layer_image::open", error).with_context("dir", dir.display())
+            Error::io("layer_image::open", error)
+                .with_context("dir", dir.display())
+                .with_context("bytes", spec.size)
         })?;
         let bits = Bits::new(shape.chunks());
         let (mut chunks, mut bytes) = (0, 0);

@@ -3,8 +3,8 @@ use std::collections::HashMap;
 
 use bolide_core::{Digest, Digester};
 
-/// Zeros that are hashed for one layer at most: less than half a second's work.
-const MAX_HASHED: u64 = 64 << 20;
+/// Zeros that are hashed for one layer at most, in bytes: hundredths of a second of its mount.
+const MAX_HASHED: u64 = 16 << 20;
 
 /// What is known of runs of zeros.
 ///

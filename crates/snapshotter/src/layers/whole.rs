@@ -236,3 +236,16 @@ async fn keep(store: &dyn LayerStore, toc: Digest, verdict: &Verdict) -> Result<
         .map_err(|error| Error::new(ErrorKind::Unexpected, "whole::keep", error.to_string()))?;
     store.put_artifact(toc, Artifact::Verdict, bytes.into()).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_gaps_become_one_request() {
+        let gap = |start, end| ByteRange::new(start..end).expect("a range");
+        let gaps = vec![gap(0, 10), gap(15, 20), gap(30, 40), gap(41, 50), gap(100, 101)];
+        assert_eq!(joined(gaps, 5), [gap(0, 20), gap(30, 50), gap(100, 101)]);
+        assert_eq!(joined(Vec::new(), 5), []);
+    }
+}
