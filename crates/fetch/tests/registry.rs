@@ -191,6 +191,29 @@ async fn a_token_is_fetched_once_and_never_leaves_the_registry() {
 }
 
 #[tokio::test]
+async fn a_token_for_a_mount_covers_both_repositories() {
+    let realm = Arc::new(Mutex::new(String::new()));
+    let told = Arc::clone(&realm);
+    let server = Server::start(move |seen| match seen.authorization.as_deref() {
+        _ if seen.path.starts_with("/token?") => {
+            Response::new(full(Bytes::from_static(br#"{"token": "t", "expires_in": 60}"#)))
+        }
+        Some("Bearer t") => status(201, &[]),
+        _ => status(401, &[("www-authenticate", &told.lock())]),
+    })
+    .await;
+    *realm.lock() = format!("Bearer realm=\"http://{}/token\",service=\"s\"", server.address);
+    let mounted = server.repository().mount_blob(blob().digest, "other/app").await;
+    assert!(mounted.expect("answered"));
+    let seen = server.seen();
+    let asked = seen.iter().find(|seen| seen.path.starts_with("/token?")).expect("a token");
+    for scope in ["repository:app:pull,push", "repository:other/app:pull"] {
+        let encoded = scope.replace(':', "%3A").replace('/', "%2F").replace(',', "%2C");
+        assert!(asked.path.contains(&format!("scope={encoded}")), "{}", asked.path);
+    }
+}
+
+#[tokio::test]
 async fn an_expired_target_is_asked_for_again() {
     let storage = Server::start(|seen| match seen.range.as_deref() {
         Some("bytes=7-7") if seen.path.ends_with("old") => status(403, &[]),

@@ -9,7 +9,8 @@ use bolide_fetch::{RegistryClient, RetryPolicy, UploadOptions};
 
 use crate::ContainerdSession;
 
-/// What reading and writing images needs of the caller's world. Image layouts need none of it.
+/// What reading and writing images needs of the caller's world. Layouts and archives need none of
+/// it.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     registries: Option<Arc<RegistryClient>>,
@@ -20,7 +21,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Image layouts only.
+    /// Image layouts and archives only.
     #[must_use]
     pub fn layouts() -> Self {
         Self::default()
@@ -33,8 +34,8 @@ impl Access {
         self
     }
 
-    /// A directory, private to the caller, for blobs on their way into a registry. Nothing stays
-    /// in it.
+    /// A directory, private to the caller, for blobs on their way into a registry or a containerd,
+    /// and for archives that are compressed as a whole. Nothing stays in it.
     #[must_use]
     pub fn with_work_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.work_dir = Some(dir.into());
@@ -70,7 +71,10 @@ impl Access {
 
     pub(crate) fn work_dir(&self) -> Result<&Path> {
         self.work_dir.as_deref().ok_or_else(|| {
-            missing("writing to a registry or containerd needs a work directory, which the caller must give")
+            missing(
+                "writing to a registry or a containerd needs a work directory, which the caller \
+                 must give",
+            )
         })
     }
 

@@ -108,8 +108,10 @@ impl PathList {
         self.is_checked && !self.is_empty()
     }
 
-    /// The paths of a list that needs no names.
-    pub(crate) fn paths(&self) -> Vec<String> {
+    /// The lines: paths from the root without a slash before them, and patterns as they were
+    /// written.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
         self.lines.iter().map(|line| line.text().to_owned()).collect()
     }
 
