@@ -135,15 +135,13 @@ fn node(root: &Path, path: &Path, follow: bool) -> Option<(u64, u64)> {
 }
 
 /// Requests for a layer of an optimized image: for its footer, for the rest of a table of contents
-/// that is larger than what comes with it, for what is used first, and one to spare.
+/// that is larger than what comes with it, for what is used first, and one more.
 const REQUESTS: u64 = 4;
 
 #[test]
 #[ignore = "needs root, containerd and images: cargo xtask e2e"]
 fn an_optimized_image_starts_with_one_prefetch_a_layer() -> Result<()> {
-    // What is beside the files that are read would be fetched by the way.
-    let prefetch = "wait = \"60s\"\nneighbours = false".to_owned();
-    let lab = Lab::start(&DaemonOptions { prefetch, ..DaemonOptions::default() })?;
+    let lab = Lab::start(&DaemonOptions::default())?;
     let host = lab.registry.host();
     let layout = from_environment("BOLIDE_E2E_LAYOUT")?;
     let reference = format!("{host}/python:fast");

@@ -23,8 +23,8 @@ pub struct DaemonOptions {
     pub read_timeout: String,
     /// Lines of the table `cache`.
     pub cache: String,
-    /// Further lines of the table `prefetch`.
-    pub prefetch: String,
+    /// Longest time a container's start waits for prefetch, as it is written in the configuration.
+    pub prefetch_wait: String,
     /// Variables of its environment.
     pub environment: Vec<(String, String)>,
 }
@@ -36,7 +36,7 @@ impl Default for DaemonOptions {
             background: false,
             read_timeout: "30s".to_owned(),
             cache: String::new(),
-            prefetch: String::new(),
+            prefetch_wait: "0".to_owned(),
             environment: Vec::new(),
         }
     }
@@ -94,14 +94,14 @@ impl Daemon {
         let config = format!(
             "root = {}\naddress = {}\nadmin_address = {}\nread_timeout = \"{}\"\n\
              [registry]\nplain_http = [\"{registry}\"]\n\
-             [cache]\n{}\n[prefetch]\nbackground = {}\n{}\n",
+             [cache]\n{}\n[prefetch]\nbackground = {}\nwait = \"{}\"\n",
             quoted(&daemon.root()),
             quoted(&daemon.socket()),
             quoted(&daemon.admin_socket()),
             options.read_timeout,
             options.cache,
             options.background,
-            options.prefetch,
+            options.prefetch_wait,
         );
         fs::write(dir.join("config.toml"), config)?;
         daemon.resume()?;

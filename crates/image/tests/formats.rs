@@ -49,7 +49,6 @@ async fn open(place: &Location) -> ImageSource {
     ImageSource::open(&Access::layouts(), place, &amd64()).await.expect("image")
 }
 
-#[ignore = "the writer of layers knows eStargz alone"]
 #[tokio::test]
 async fn each_format_has_its_media_type_and_unpacks_alike() {
     let lab = Lab::new();
@@ -85,7 +84,6 @@ async fn each_format_has_its_media_type_and_unpacks_alike() {
     }
 }
 
-#[ignore = "the writer of layers knows eStargz alone"]
 #[tokio::test]
 async fn a_diff_id_is_kept_on_demand_and_a_plain_image_forgets_that_it_was_lazy() {
     let lab = Lab::new();
@@ -107,7 +105,6 @@ async fn a_diff_id_is_kept_on_demand_and_a_plain_image_forgets_that_it_was_lazy(
     }
 }
 
-#[ignore = "the writer of layers knows eStargz alone"]
 #[tokio::test]
 async fn a_diff_id_that_the_configuration_has_wrong_cannot_be_kept() {
     let lab = Lab::new();
@@ -124,7 +121,6 @@ async fn a_diff_id_that_the_configuration_has_wrong_cannot_be_kept() {
     );
 }
 
-#[ignore = "the writer of layers knows eStargz alone"]
 #[tokio::test]
 async fn the_tocs_of_all_platforms_are_one_image_beside() {
     let (lab, work, registry_dir) = (Lab::new(), tempdir().expect("dir"), tempdir().expect("dir"));
@@ -168,7 +164,6 @@ async fn the_tocs_of_all_platforms_are_one_image_beside() {
     assert!(lazy.manifest().layers.iter().all(annotated));
 }
 
-#[ignore = "the writer of layers knows eStargz alone"]
 #[tokio::test]
 async fn an_archive_of_docker_takes_both_compressions() {
     let lab = Lab::new();
@@ -189,7 +184,6 @@ async fn an_archive_of_docker_takes_both_compressions() {
     }
 }
 
-#[ignore = "the writer of layers knows eStargz alone"]
 #[tokio::test]
 async fn an_archive_holds_an_image_and_its_tocs() {
     let lab = Lab::new();

@@ -67,7 +67,13 @@ impl Container {
             std::io::stdout().as_fd().try_clone_to_owned()
         };
         let out = out.context("cannot use the standard streams")?;
-        let searched = streams.line.map(|line| (line.to_owned(), out.try_clone()));
+        let searched = match streams.line {
+            Some(line) => {
+                let out = out.try_clone().context("cannot use the standard streams")?;
+                Some((line.to_owned(), tokio::fs::File::from_std(out.into())))
+            }
+            None => None,
+        };
         command.stdout(if searched.is_some() { Stdio::piped() } else { out.into() });
         if !streams.terminal {
             // An interrupt from the keyboard is for this process, which decides what it means.
@@ -76,13 +82,9 @@ impl Container {
         let mut child = command.spawn().context("cannot run runc, which runs the workload")?;
         let output = match (child.stdout.take(), searched) {
             (Some(stdout), Some((line, out))) => {
-                let out = out.context("cannot use the standard streams")?;
                 let found = Arc::new(Notify::new());
                 let tell = Arc::clone(&found);
-                let task = tokio::spawn(async move {
-                    let out = tokio::fs::File::from_std(out.into());
-                    pass_on(stdout, out, &line, &tell).await;
-                });
+                let task = tokio::spawn(async move { pass_on(stdout, out, &line, &tell).await });
                 Some(Output { found, task })
             }
             _ => None,
@@ -117,14 +119,22 @@ impl Container {
             let _ = finish(runc(&self.bundle).args(["kill", &self.id, "TERM"])).await;
             let _ = timeout(GRACE, self.child.wait()).await;
         }
-        let deleted = finish(runc(&self.bundle).args(["delete", "--force", &self.id])).await?;
-        let complaint = String::from_utf8_lossy(&deleted.stderr.start).trim_end().to_owned();
-        // With its container gone runc ends.
-        self.child.wait().await.context("cannot wait for runc")?;
-        if let Some(output) = self.output {
+        let mut deleted = self.delete().await;
+        // With its container gone runc ends, unless it had only begun to make one.
+        if timeout(GRACE, self.child.wait()).await.is_err() {
+            self.child.kill().await.context("cannot end runc")?;
+            deleted = self.delete().await;
+        }
+        if let Some(output) = self.output.take() {
             output.task.await.context("the workload's output was not read to its end")?;
         }
-        ensure!(deleted.status.success(), "cannot remove the container {}: {complaint}", self.id);
+        deleted
+    }
+
+    async fn delete(&self) -> Result<()> {
+        let done = finish(runc(&self.bundle).args(["delete", "--force", &self.id])).await?;
+        let complaint = String::from_utf8_lossy(&done.stderr.start).trim_end().to_owned();
+        ensure!(done.status.success(), "cannot remove the container {}: {complaint}", self.id);
         Ok(())
     }
 }

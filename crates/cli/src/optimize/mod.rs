@@ -96,8 +96,8 @@ impl Args {
         // Programs of other machines do not run here.
         let host = Platform::host();
         let runs = match self.layer.options().platforms {
-            Platforms::One(one) => one == host,
-            Platforms::Several(several) => several.contains(&host),
+            Platforms::One(one) => one.accepts(&host),
+            Platforms::Several(several) => several.iter().any(|one| one.accepts(&host)),
             Platforms::All => true,
         };
         if runs { Order::Run } else { Order::None }
