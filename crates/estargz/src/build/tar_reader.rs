@@ -167,26 +167,6 @@ impl TarReader {
     }
 }
 
-/// Reads the next entry; `None` at the end of the archive. Payload and padding are the caller's.
-///
-/// For tars without sparse files; each call knows nothing of the global headers before it.
-pub(crate) fn next_entry(mut tar: &mut dyn Read) -> Result<Option<TarEntry>> {
-    let mut reader = TarReader::default();
-    loop {
-        match reader.next(&mut tar)? {
-            Item::Global(_) => {}
-            Item::Entry(entry) if entry.sparse.is_some() => return Err(unsupported(b'S')),
-            Item::Entry(entry) => return Ok(Some(*entry)),
-            Item::End(_) => {
-                // What follows the end mark is padding; reading it lets the decompressor check its
-                // sum.
-                std::io::copy(&mut tar, &mut std::io::sink()).map_err(broken)?;
-                return Ok(None);
-            }
-        }
-    }
-}
-
 /// Bytes that follow a payload of `size` bytes up to the next header.
 pub(crate) fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK as u64) - size

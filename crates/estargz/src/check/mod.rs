@@ -12,10 +12,7 @@ use bolide_core::{Digest, Digester, Error, ErrorKind, Result, TocIndex};
 
 pub use self::chunks::check_chunks;
 use self::compare::Comparison;
-use crate::build::{
-    decompress,
-    tar_reader::{next_entry, padding},
-};
+use crate::build::{TarEntries, decompress};
 
 /// What a blob turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,23 +84,22 @@ fn read_tar(raw: &mut dyn Read, toc: &dyn TocIndex) -> Result<(Digest, Vec<Strin
     let unpacked = decompress(BufReader::with_capacity(64 * 1024, raw))?;
     let mut tar = Hashing::new(Limited { inner: unpacked, left: limit(toc) });
     let mut comparison = Comparison::new(toc);
-    while let Some(entry) = next_entry(&mut tar)? {
+    let mut entries = TarEntries::new(&mut tar);
+    while let Some(entry) = entries.next_entry()? {
         let holes = comparison.entry(&entry)?;
         let mut filled = None;
         let mut at = 0;
         for hole in holes {
-            skip(&mut tar, hole.start.saturating_sub(at))?;
-            if !is_zeros(&mut tar, hole.end - hole.start)? {
+            skip(&mut entries, hole.start.saturating_sub(at))?;
+            if !is_zeros(&mut entries, hole.end - hole.start)? {
                 filled = filled.or(Some(hole.start));
             }
             at = hole.end;
         }
-        skip(&mut tar, (entry.size - at) + padding(entry.size))?;
         if let Some(at) = filled {
             comparison.hole_is_filled(&entry, at)?;
         }
     }
-    io::copy(&mut tar, &mut io::sink()).map_err(unread)?;
     Ok((tar.digester.finish(), comparison.finish()?))
 }
 

@@ -21,13 +21,13 @@ impl<P> Conversion<'_, P> {
     /// What a layer is when it is taken over; none when it must be converted.
     pub(super) async fn reusable(&self, unit: &Unit<'_>) -> Result<Option<ConvertedLayer>> {
         let (name, wanted) = (unit.name, &self.options.layer);
-        let toc = name.annotations.get(ANNOTATION_TOC_DIGEST).and_then(|toc| toc.parse().ok());
+        let trust = TocTrust::of_annotations(&name.annotations).ok().flatten();
         let is_wanted = if wanted.latest_mtime.is_some() {
             false
         } else if wanted.format.is_lazy() {
             let asked = self.options.reuse && wanted.format != BlobFormat::EstargzExternalToc;
-            match toc {
-                Some(toc) if asked => self.is_lazy_as_wanted(unit, toc).await?,
+            match trust {
+                Some(trust) if asked => self.is_lazy_as_wanted(unit, trust).await?,
                 _ => false,
             }
         } else {
@@ -42,7 +42,10 @@ impl<P> Conversion<'_, P> {
             size: name.size,
             diff_id: unit.diff_id,
             uncompressed_size: size.and_then(|size| size.parse().ok()),
-            toc_digest: toc,
+            toc_digest: trust.and_then(|trust| match trust {
+                TocTrust::Digest(document) => Some(document),
+                TocTrust::Compressed(_) | TocTrust::Unverified => None,
+            }),
             reused: true,
             prioritized_size: 0,
             annotations: None,
@@ -50,7 +53,7 @@ impl<P> Conversion<'_, P> {
         }))
     }
 
-    async fn is_lazy_as_wanted(&self, unit: &Unit<'_>, toc: Digest) -> Result<bool> {
+    async fn is_lazy_as_wanted(&self, unit: &Unit<'_>, trust: TocTrust) -> Result<bool> {
         let opened = unit.image.open_blob(unit.name, TAIL_HINT).await?;
         let footer = Footer::parse(&opened.tail, opened.source.size());
         let format = match footer {
@@ -62,7 +65,7 @@ impl<P> Conversion<'_, P> {
         if format != self.options.layer.format {
             return Ok(false);
         }
-        let opened = match open_layer(&opened, TocTrust::Digest(toc)).await {
+        let opened = match open_layer(&opened, trust).await {
             Ok(opened) => opened,
             Err(error) if error.is_retryable() => return Err(error),
             Err(error) => {
