@@ -10,15 +10,19 @@ use bolide_image::{
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::{interrupt::until_interrupted, output, places::PlaceArgs};
+use crate::{
+    interrupt::until_interrupted,
+    output,
+    places::{self, PlaceArgs},
+};
 
 /// Faults of one layer that are printed.
 const SHOWN_FAULTS: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to read: a reference into a registry, oci:DIR[:TAG], oci-archive:FILE[:TAG],
-    /// docker-archive:FILE[:REF] or containerd:REF
+    /// Image to read.
+    #[arg(help = places::SOURCE)]
     src: Location,
     #[command(flatten)]
     what: What,

@@ -7,6 +7,10 @@ use tempfile::TempDir;
 
 use crate::registry;
 
+/// How the place of an image is written.
+pub(crate) const SOURCE: &str = "Image to read: a reference into a registry, oci:DIR[:TAG], \
+    oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or containerd:REF";
+
 /// How places are reached.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlaceArgs {

@@ -11,12 +11,17 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub(crate) use args::LayerArgs;
 
-use crate::{interrupt::until_interrupted, output, places::PlaceArgs, record};
+use crate::{
+    interrupt::until_interrupted,
+    output,
+    places::{self, PlaceArgs},
+    record,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to read: a reference into a registry, oci:DIR[:TAG], oci-archive:FILE[:TAG],
-    /// docker-archive:FILE[:REF] or containerd:REF
+    /// Image to read.
+    #[arg(help = places::SOURCE)]
     src: Location,
     /// Image to write, in the same words
     dst: Location,

@@ -23,7 +23,7 @@ use bolide_image::{
 use crate::{
     convert::{self, LayerArgs},
     interrupt::Signals,
-    places::PlaceArgs,
+    places::{self, PlaceArgs},
     sandbox,
     usage::{UsageFile, UsedPath},
 };
@@ -32,8 +32,8 @@ use session::{Run, Session};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image to read: a reference into a registry, oci:DIR[:TAG], oci-archive:FILE[:TAG],
-    /// docker-archive:FILE[:REF] or containerd:REF
+    /// Image to read.
+    #[arg(help = places::SOURCE)]
     src: Location,
     /// Image to write, in the same words
     dst: Location,
