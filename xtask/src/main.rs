@@ -5,6 +5,7 @@ mod build;
 mod demo;
 mod deps;
 mod e2e;
+mod fuzz;
 mod images;
 mod packages;
 mod shell;
@@ -45,11 +46,19 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measures cold starts and the file system, in release profile.
+    /// Measures cold starts, the file system and conversions, in release profile.
     Bench {
-        /// `cold`, `fs` or `all`; `--runs N`; `--json`; `--write` for docs/BENCHMARKS.md.
+        /// `cold`, `fs`, `convert` or `all`; `--runs N`; `--json`; `--write` for docs/BENCHMARKS.md.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Fuzz targets with libFuzzer; needs cargo-fuzz and a nightly toolchain.
+    Fuzz {
+        /// One target; all in turn if none is named.
+        target: Option<String>,
+        /// How long each runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
     /// Module docs, length of files and functions.
     Tidy,
@@ -71,6 +80,7 @@ fn main() -> Result<()> {
         }
         Task::Demo { arguments } => demo::run(&root, &arguments),
         Task::Bench { arguments } => bench::run(&root, &arguments),
+        Task::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
         Task::Tidy => tidy::run(&root),
         Task::Deps => deps::run(&root),
     }

@@ -22,6 +22,7 @@ const PACKAGES: &[&str] = &[
     "skopeo",
     "strace",
     "uidmap",
+    "umoci",
 ];
 
 /// Installs what is missing when it may, else fails with the one line that does.

@@ -22,7 +22,7 @@ use serde_json::Value;
 const MAX_CONTENT: u64 = 1 << 20;
 
 /// The end of a blob: gzip footers, and those of zstd:chunked behind their magic.
-pub fn footer(data: &[u8]) {
+pub(crate) fn footer(data: &[u8]) {
     for size in [data.len() as u64, 1 << 40] {
         for magic in [&b""[..], b"GnUlInUx", b"GNUlInUx"] {
             let tail = [data, magic].concat();
@@ -36,7 +36,7 @@ pub fn footer(data: &[u8]) {
 }
 
 /// A TOC document, of each format.
-pub fn toc(data: &[u8]) {
+pub(crate) fn toc(data: &[u8]) {
     for format in [LayerFormat::Estargz, LayerFormat::ZstdChunkedPodman] {
         let facts =
             BlobFacts { blob: Digest::of(b""), blob_size: 1 << 40, toc_offset: 1 << 39, format };
@@ -47,7 +47,7 @@ pub fn toc(data: &[u8]) {
 }
 
 /// A whole blob.
-pub fn blob(data: &[u8]) {
+pub(crate) fn blob(data: &[u8]) {
     let blob = MemoryBlob::new(data.to_vec());
     let wanted = BlobRef { digest: blob.digest(), size: None };
     let Ok(opened) = block_on(blob.open(wanted, TAIL_HINT)) else { return };
@@ -57,7 +57,7 @@ pub fn blob(data: &[u8]) {
 }
 
 /// A tar, read and converted.
-pub fn tar(data: &[u8]) {
+pub(crate) fn tar(data: &[u8]) {
     let mut entries = TarEntries::new(data);
     while let Ok(Some(_)) = entries.next_entry() {
         let read = io::copy(&mut (&mut entries).take(MAX_CONTENT), &mut io::sink());
@@ -79,7 +79,7 @@ pub fn tar(data: &[u8]) {
 }
 
 /// A tar that is kept to the byte: tar-split and the content of its files give it back.
-pub fn tar_split(data: &[u8]) {
+pub(crate) fn tar_split(data: &[u8]) {
     let compressed = [&[0x1f, 0x8b][..], &[0x28, 0xb5, 0x2f, 0xfd]];
     let skippable = matches!(data, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
     if skippable || compressed.iter().any(|magic| data.starts_with(magic)) {

@@ -100,7 +100,9 @@ fn toc() -> Vec<u8> {
 }
 
 fn run(harness: fn(&[u8]), mut bytes: Vec<u8>, changes: &[Change]) {
-    changes.iter().for_each(|change| apply(&mut bytes, change));
+    for change in changes {
+        apply(&mut bytes, change);
+    }
     harness(&bytes);
 }
 
