@@ -1,9 +1,5 @@
 //! Whoever knows nothing of lazy pulling unpacks our images as he unpacks their sources.
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use bolide_e2e::{Tree, bolide, from_environment, run};
@@ -37,29 +33,20 @@ fn umoci_unpacks_every_format_to_the_tree_of_the_source() -> Result<()> {
 
 /// The tree of an image as umoci unpacks it, without what only lazy pulling needs.
 fn unpack(dir: &Path, name: &str, image: &str) -> Result<Tree> {
-    // By way of an archive with plain layers: this umoci knows gzip, and skopeo all of them.
-    let archive = dir.join(format!("{name}.tar"));
-    let layout = dir.join(format!("{name}-plain"));
-    let shown = |path: &Path| path.to_str().map(str::to_owned).context("paths of tests are UTF-8");
-    skopeo(image, &format!("docker-archive:{}:x:x", shown(&archive)?))?;
-    let plain = format!("{}:x", shown(&layout)?);
-    skopeo(&format!("docker-archive:{}", shown(&archive)?), &format!("oci:{plain}"))?;
-    let bundle = dir.join(format!("{name}-bundle"));
+    let (layout, bundle) = (dir.join(format!("{name}-gzip")), dir.join(format!("{name}-bundle")));
+    let gzip = format!("{}:x", layout.to_str().context("paths of tests are UTF-8")?);
+    // This umoci knows gzip alone, and skopeo all formats.
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "--insecure-policy", "--quiet", "--dest-compress-format", "gzip", image]);
+    run(skopeo.arg(format!("oci:{gzip}")), PATIENCE)?.success("skopeo copy")?;
     let mut umoci = Command::new("umoci");
-    umoci.args(["unpack", "--image", &plain]).arg(&bundle);
-    run(&mut umoci, PATIENCE)?.success("umoci unpack")?;
+    run(umoci.args(["unpack", "--image", &gzip]).arg(&bundle), PATIENCE)?
+        .success("umoci unpack")?;
     let mut tree = Tree::read(&bundle.join("rootfs"))?;
     for reserved in [".prefetch.landmark", ".no.prefetch.landmark", "stargz.index.json"] {
-        tree.nodes.remove(&PathBuf::from(reserved));
+        tree.nodes.remove(Path::new(reserved));
     }
-    for made in [&archive, &layout, &bundle] {
-        if made.is_dir() { std::fs::remove_dir_all(made)? } else { std::fs::remove_file(made)? }
-    }
+    fs::remove_dir_all(&layout)?;
+    fs::remove_dir_all(&bundle)?;
     Ok(tree)
-}
-
-fn skopeo(source: &str, target: &str) -> Result<()> {
-    let mut command = Command::new("skopeo");
-    command.args(["copy", "--insecure-policy", "--quiet", source, target]);
-    run(&mut command, PATIENCE)?.success("skopeo copy").map(drop)
 }

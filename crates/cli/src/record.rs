@@ -6,16 +6,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bolide_image::PathList;
 
 /// Longest file, in bytes.
 const MAX_LEN: u64 = 64 << 20;
 
 /// Reads a record of use, or a list that a person wrote, as `how` does.
-pub(crate) async fn read(
+pub(crate) async fn read<T: Send + 'static>(
     path: &Path,
-    how: fn(BufReader<Take<File>>) -> bolide_core::Result<PathList>,
-) -> Result<PathList> {
+    how: fn(BufReader<Take<File>>) -> bolide_core::Result<T>,
+) -> Result<T> {
     let file = path.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let file = File::open(file)?;

@@ -1,5 +1,6 @@
 //! What a process sees of a mounted layer, through a real FUSE mount.
 use std::{
+    collections::BTreeMap,
     fs,
     io::Read as _,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
@@ -13,12 +14,14 @@ use bolide_core::{
     BlobOpener as _, BlobRef, BlobSource, Digest, LayerStore, MountOptions, MountRequest, Mounted,
     Mounter as _, memory::MemoryBlob,
 };
-use bolide_estargz::{BuildOptions, TAIL_HINT, TocTrust, convert_layer, open_layer};
+use bolide_estargz::{BlobFormat, BuildOptions, TAIL_HINT, TocTrust, convert_layer, open_layer};
 use bolide_fs::{FuseConfig, FuseMounter, Layer};
 use bolide_testkit::{
     conformance::mounter::unmount_unused,
     fault::{FaultySource, SourceFault},
+    sample::noise,
 };
+use proptest::prelude::*;
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 /// A tar as a container image has it, with whiteouts, and its files' contents.
@@ -77,8 +80,17 @@ async fn show(fault: SourceFault, tier: bool) -> Shown {
 }
 
 async fn show_tar(tar: &[u8], fault: SourceFault, tier: bool) -> Shown {
-    let mut blob = Vec::new();
     let options = BuildOptions { chunk_size: 100_000, ..BuildOptions::default() };
+    show_converted(tar, options, fault, tier).await
+}
+
+async fn show_converted(
+    tar: &[u8],
+    options: BuildOptions,
+    fault: SourceFault,
+    tier: bool,
+) -> Shown {
+    let mut blob = Vec::new();
     let report = convert_layer(&mut &tar[..], &mut blob, &options, None).expect("converts");
     let blob = MemoryBlob::new(blob);
     let wanted = BlobRef { digest: blob.digest(), size: None };
@@ -393,4 +405,140 @@ async fn fuse_conforms() {
         bolide_testkit::conformance::mounter::Lab { root: root.path().to_owned(), shows: true };
     let fuse = FuseMounter::new(Handle::current(), FuseConfig::default());
     bolide_testkit::conformance::mounter::all(&fuse, &lab).await.expect("conforms");
+}
+
+/// What a path of a random tree is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Dir,
+    File(Vec<u8>),
+    Link(String),
+}
+
+/// A node as a process sees it: what it is, mode, owner, modification time.
+type Seen = (Kind, u32, u32, i64);
+
+/// A tree of nodes with their modes, owners and times, in which only directories have children.
+fn any_tree() -> impl Strategy<Value = BTreeMap<PathBuf, Seen>> {
+    let part = prop_oneof!["[a-c]", "[a-zé ]{5,40}"];
+    let path = prop::collection::vec(part, 1..4).prop_map(|parts| parts.iter().collect());
+    let runs = prop::collection::vec((any::<bool>(), 0..30_000_usize, any::<u64>()), 0..4);
+    let content = runs.prop_map(|runs| {
+        let run = |(zeros, len, seed)| if zeros { vec![0; len] } else { noise(len, seed) };
+        runs.into_iter().flat_map(run).collect::<Vec<u8>>()
+    });
+    let kind = prop_oneof![
+        1 => Just(Kind::Dir),
+        6 => content.prop_map(Kind::File),
+        // What the tar crate leaves as it is.
+        1 => "[a-z]{1,20}(/[a-z]{1,20}){0,3}".prop_map(Kind::Link),
+    ];
+    let node = (kind, 0..0o10_000_u32, 0..70_000_u32, 1..2_000_000_000_i64);
+    prop::collection::btree_map(path, node, 0..25).prop_map(|mut tree: BTreeMap<PathBuf, Seen>| {
+        let is_file = |node: &Seen| node.0 != Kind::Dir;
+        let files: Vec<PathBuf> =
+            tree.iter().filter(|(_, node)| is_file(node)).map(|(path, _)| path.clone()).collect();
+        tree.retain(|path, _| !files.iter().any(|file| path != file && path.starts_with(file)));
+        tree
+    })
+}
+
+fn tar_of(tree: &BTreeMap<PathBuf, Seen>) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, (kind, mode, owner, mtime)) in tree {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(*mode);
+        header.set_uid((*owner).into());
+        header.set_gid((*owner).into());
+        header.set_mtime((*mtime).cast_unsigned());
+        header.set_size(0);
+        let added = match kind {
+            Kind::Dir => {
+                header.set_entry_type(tar::EntryType::Directory);
+                tar.append_data(&mut header, path, &[][..])
+            }
+            Kind::File(content) => {
+                header.set_size(content.len() as u64);
+                tar.append_data(&mut header, path, &content[..])
+            }
+            Kind::Link(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                tar.append_link(&mut header, path, target)
+            }
+        };
+        added.expect("in memory");
+    }
+    tar.into_inner().expect("in memory")
+}
+
+/// Compares what is mounted with what was packed; directories that no entry names may be there too.
+fn compare(root: &Path, tree: &BTreeMap<PathBuf, Seen>) {
+    for (path, (kind, mode, owner, mtime)) in tree {
+        let (full, shown) = (root.join(path), path.display());
+        let found = fs::symlink_metadata(&full).unwrap_or_else(|e| panic!("{shown}: {e}"));
+        let seen = if found.is_dir() {
+            Kind::Dir
+        } else if found.is_symlink() {
+            Kind::Link(fs::read_link(&full).expect("link").to_str().expect("UTF-8").to_owned())
+        } else {
+            Kind::File(fs::read(&full).expect("reads"))
+        };
+        assert!(seen == *kind, "{shown} is another");
+        assert_eq!(
+            (found.mode() & 0o7777, found.uid(), found.gid(), found.mtime()),
+            (*mode, *owner, *owner, *mtime),
+            "{shown}"
+        );
+    }
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).expect("lists") {
+            let path = entry.expect("entry").path();
+            let relative = path.strip_prefix(root).expect("below");
+            let implied = tree.keys().any(|known| known.starts_with(relative));
+            assert!(implied, "{} is in no entry", relative.display());
+            if path.symlink_metadata().expect("is there").is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 12,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_tree_is_mounted_as_it_was_packed(
+        tree in any_tree(),
+        chunk_size in 1000..200_000_u64,
+        min_chunk_size in prop_oneof![Just(0_u64), 1..20_000_u64],
+    ) {
+        if !privileged() {
+            return Ok(());
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("runtime");
+        let tar = tar_of(&tree);
+        for format in
+            [BlobFormat::Estargz, BlobFormat::ZstdChunked, BlobFormat::ZstdChunkedPodman]
+        {
+            let packed = if format == BlobFormat::ZstdChunkedPodman { 0 } else { min_chunk_size };
+            let options =
+                BuildOptions { format, chunk_size, min_chunk_size: packed, ..Default::default() };
+            let (tar, tree) = (tar.clone(), tree.clone());
+            runtime.block_on(async move {
+                let shown = show_converted(&tar, options, SourceFault::None, false).await;
+                let root = shown.target.path().to_owned();
+                blocking(move || compare(&root, &tree)).await;
+                unmount_unused(&*shown.mounted).await.expect("unmounts");
+            });
+        }
+    }
 }

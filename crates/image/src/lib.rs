@@ -40,7 +40,7 @@ pub use layout::Layout;
 pub use link::{LinkCounters, LinkShape, ShapedLink};
 pub use location::Location;
 pub use platform::Platform;
-pub use prioritize::{PathList, Prioritized};
+pub use prioritize::{PathList, Prioritized, UsageRecord};
 pub use server::{ServedCounters, ServerHandle, serve_layout};
 pub use sink::ImageSink;
 pub use source::{ImageSource, check_kind, choose};

@@ -42,9 +42,57 @@ pub(crate) struct Expanded {
     pub(crate) matched: BTreeSet<usize>,
 }
 
-#[derive(Deserialize)]
+/// A record of what was used of an image, in the order of first use.
+#[derive(Clone, Debug)]
+pub struct UsageRecord(Vec<Recorded>);
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Recorded {
     path: String,
+    manifest_digest: Option<Digest>,
+    layer_index: Option<usize>,
+}
+
+impl UsageRecord {
+    /// Reads a record: a path a line, or a JSON object with a `path`.
+    ///
+    /// `Malformed`, with the number of the line, when it is neither; `Exhausted` when it is too long.
+    pub fn read(input: impl BufRead) -> Result<Self> {
+        let read = |line: &str| {
+            if !line.starts_with('{') {
+                return Ok(Recorded { path: line.to_owned(), ..Recorded::default() });
+            }
+            serde_json::from_str(line).map_err(|error| {
+                malformed("a line of a record is a path, or a JSON object with a `path`")
+                    .with_source(error)
+            })
+        };
+        let mut lines: Vec<Recorded> = lines(input, read)?;
+        lines.retain(|line| !line.path.is_empty());
+        Ok(Self(lines))
+    }
+
+    /// What comes first in the layers of an image. Where the record is of this very image, each
+    /// layer gets what it served; otherwise each gets all, and passes over what it lacks.
+    #[must_use]
+    pub fn prioritized(&self, image: Digest, layers: &[Digest]) -> Prioritized {
+        let is_of = |line: &Recorded| {
+            line.manifest_digest == Some(image)
+                && line.layer_index.is_some_and(|number| number < layers.len())
+        };
+        if self.0.is_empty() || !self.0.iter().all(is_of) {
+            let all = self.0.iter().map(|line| line.path.clone());
+            return Prioritized::everywhere(all.collect());
+        }
+        let mut prioritized = Prioritized::default();
+        for (number, layer) in layers.iter().enumerate() {
+            let own = self.0.iter().filter(|line| line.layer_index == Some(number));
+            let own = own.map(|line| line.path.clone()).collect();
+            prioritized = prioritized.with_layer(*layer, own);
+        }
+        prioritized
+    }
 }
 
 impl FromIterator<String> for PathList {
@@ -56,25 +104,6 @@ impl FromIterator<String> for PathList {
 }
 
 impl PathList {
-    /// Reads a record of use: a path a line, or a JSON object with a `path`. Of the reference's
-    /// records, which name a layer too, the path alone counts.
-    ///
-    /// `Malformed`, with the number of the line, when it is neither; `Exhausted` when it is too long.
-    pub fn read_record(input: impl BufRead) -> Result<Self> {
-        let read = |line: &str| {
-            if !line.starts_with('{') {
-                return Ok(line.to_owned());
-            }
-            let recorded = serde_json::from_str(line).map(|recorded: Recorded| recorded.path);
-            recorded.map_err(|error| {
-                malformed("a line of a record is a path, or a JSON object with a `path`")
-                    .with_source(error)
-            })
-        };
-        let paths: Vec<String> = lines(input, read)?;
-        Ok(paths.into_iter().filter(|path| !path.is_empty()).collect())
-    }
-
     /// Reads a list that a person wrote: a path or a pattern a line, empty lines and those that
     /// start with `#` aside. In patterns `*` and `?` stand for characters of one name, `[]` for one
     /// of several, `**` for any number of directories.
@@ -238,12 +267,33 @@ mod tests {
     #[test]
     fn both_forms_of_a_record_are_read() {
         let record = "bin/a b\n{\"path\": \"/etc/x\", \"layerIndex\": 1}\n";
-        let list = PathList::read_record(record.as_bytes()).expect("record");
-        assert_eq!(list.paths(), ["bin/a b", "etc/x"]);
-        assert!(!list.needs_names());
-        let error = PathList::read_record(&b"ok\n{\"no\": 1}\n"[..]).expect_err("no path");
+        let record = UsageRecord::read(record.as_bytes()).expect("record");
+        let (image, layers) = (Digest::of(b"image"), [Digest::of(b"0"), Digest::of(b"1")]);
+        let everywhere = record.prioritized(image, &layers);
+        for layer in layers {
+            assert_eq!(everywhere.of(layer).paths(), ["bin/a b", "etc/x"]);
+            assert!(!everywhere.of(layer).needs_names());
+        }
+        let error = UsageRecord::read(&b"ok\n{\"no\": 1}\n"[..]).expect_err("no path");
         assert_eq!(error.context("line"), Some("2"));
         let error = PathList::read_list(&b"ok\na[\n"[..]).expect_err("no pattern");
         assert_eq!((error.kind(), error.context("line")), (ErrorKind::Malformed, Some("2")));
+    }
+
+    #[test]
+    fn a_record_of_the_image_gives_each_layer_its_own() {
+        let (image, layers) = (Digest::of(b"image"), [Digest::of(b"0"), Digest::of(b"1")]);
+        let line = |path: &str, layer: usize| {
+            format!(
+                "{{\"path\":\"{path}\",\"manifestDigest\":\"{image}\",\"layerIndex\":{layer}}}\n"
+            )
+        };
+        let text = [line("a", 1), line("b", 0), line("c", 1)].concat();
+        let record = UsageRecord::read(text.as_bytes()).expect("record");
+        let own = record.prioritized(image, &layers);
+        assert_eq!(own.of(layers[0]).paths(), ["b"]);
+        assert_eq!(own.of(layers[1]).paths(), ["a", "c"]);
+        let other = record.prioritized(Digest::of(b"another"), &layers);
+        assert_eq!(other.of(layers[0]).paths(), ["a", "b", "c"]);
     }
 }

@@ -4,17 +4,18 @@ mod support;
 use std::fs;
 
 use bolide_core::ErrorKind;
-use bolide_estargz::format::{
-    ANNOTATION_LAYER_DIGEST, ANNOTATION_PODMAN_CHECKSUM, ANNOTATION_TOC_DIGEST,
+use bolide_estargz::{
+    BlobFormat,
+    format::{ANNOTATION_LAYER_DIGEST, ANNOTATION_PODMAN_CHECKSUM, ANNOTATION_TOC_DIGEST},
 };
 use bolide_image::{
-    Annotation, Format, ImageReport, InspectOptions, Layout, Location, Prefetch, inspect_image,
-    manifest::media_type,
+    Annotation, Format, ImageReport, InspectOptions, Layout, Location, Prefetch, convert_image,
+    inspect_image, manifest::media_type,
 };
 use serde_json::{Value, json};
 use support::{
-    LAYERS, access, add_blob, add_image, add_layer, amd64, location, reference, sample, serve,
-    testdata,
+    LAYERS, access, add_blob, add_image, add_layer, add_true_image, amd64, assert_empty, location,
+    options_of, reference, sample, serve, testdata,
 };
 use tempfile::tempdir;
 
@@ -293,5 +294,60 @@ async fn a_blob_that_was_cut_is_named() {
         let error = inspect(&image, false).await.expect_err("cut");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(error.context("layer").is_some_and(|layer| layer.ends_with(LAYER1)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_of_layers_is_compared_with_what_they_are() {
+    const LAYERS: [&[(&str, &str)]; 2] = [&[("etc/a", "one"), ("etc/b", "two")], &[("x", "y")]];
+    let dir = tempdir().expect("dir");
+    let layout = Layout::create(dir.path()).expect("layout");
+    let plain = add_true_image(&layout, "amd64", &LAYERS);
+    layout.tag(&plain, Some("plain")).expect("tag");
+    let work = tempdir().expect("dir");
+    let from = location(dir.path(), "plain");
+    for (format, name) in [
+        (BlobFormat::Estargz, "estargz"),
+        (BlobFormat::EstargzExternalToc, "external"),
+        (BlobFormat::ZstdChunked, "zstd"),
+        (BlobFormat::ZstdChunkedPodman, "podman"),
+    ] {
+        let to = location(dir.path(), name);
+        let access = access(work.path());
+        convert_image(&access, &from, &to, &options_of(format), |_| ()).await.expect(name);
+    }
+    let verify = async |name: &str| {
+        let options = InspectOptions { platform: amd64(), verify: true, ..Default::default() };
+        let (access, image) = (access(work.path()), location(dir.path(), name));
+        inspect_image(&access, &image, &options).await.expect(name).layers
+    };
+    for name in ["plain", "estargz", "external", "zstd", "podman"] {
+        for layer in verify(name).await {
+            assert_eq!(layer.faults, Some(Vec::new()), "{name}");
+        }
+    }
+    assert_empty(work.path());
+
+    // One byte of a payload is another.
+    let damaged = verify("estargz").await.remove(0).digest;
+    let path = layout.blob_path(damaged);
+    let mut blob = fs::read(&path).expect("blob");
+    blob[200] ^= 0xff;
+    fs::write(&path, blob).expect("written");
+    let layers = verify("estargz").await;
+    let faults = layers[0].faults.as_ref().expect("verified");
+    assert!(faults.len() == 1 && faults[0].contains("digest"), "{faults:?}");
+    assert_eq!(layers[1].faults, Some(Vec::new()), "the other is sound");
+
+    // A configuration that says other diffIDs.
+    let descriptors: Vec<Value> = IMAGES[0]
+        .1
+        .iter()
+        .map(|(hex, toc)| add_layer(&layout, hex, &json!({ (ANNOTATION_TOC_DIGEST): toc })))
+        .collect();
+    add_image(&layout, media_type::OCI_MANIFEST, &descriptors, "liar");
+    for layer in verify("liar").await {
+        let faults = layer.faults.expect("verified");
+        assert!(faults.len() == 1 && faults[0].contains("diffID"), "{faults:?}");
     }
 }

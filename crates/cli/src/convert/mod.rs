@@ -4,8 +4,10 @@ mod args;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bolide_core::Digest;
 use bolide_image::{
-    Access, ConvertOptions, ConvertReport, Location, PathList, Prioritized, Progress, convert_image,
+    Access, ConvertOptions, ConvertReport, ImageSource, Location, PathList, Platform, Prioritized,
+    Progress, UsageRecord, convert_image,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -54,12 +56,15 @@ impl Args {
 
 /// Handles interruption itself, because containerd gets back what it lent.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let list = read_lists(args.record_in.as_deref(), args.prefetch_list.as_deref()).await?;
-    let mut options = args.layer.options();
-    options.prioritized = Prioritized::everywhere(list);
     let opened = until_interrupted(args.places.open(&[&args.src, &args.dst])).await?;
     let opened = opened.with_upload_chunk(args.layer.upload_chunk());
-    let work = write(opened.access(), &args.src, &args.dst, &options);
+    let access = opened.access();
+    let work = async {
+        let mut options = args.layer.options();
+        let (record, list) = (args.record_in.as_deref(), args.prefetch_list.as_deref());
+        options.prioritized = what_comes_first(access, &args.src, record, list).await?;
+        write(access, &args.src, &args.dst, &options).await
+    };
     let report = until_interrupted(work).await;
     let closed = opened.close(report.is_err()).await;
     let report = report?;
@@ -68,12 +73,27 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 /// What comes first by a record of use, or by a list that a person wrote.
-pub(crate) async fn read_lists(record: Option<&Path>, list: Option<&Path>) -> Result<PathList> {
-    match (record, list) {
-        (Some(path), _) => record::read(path, PathList::read_record).await,
-        (None, Some(path)) => record::read(path, PathList::read_list).await,
-        (None, None) => Ok(PathList::default()),
+pub(crate) async fn what_comes_first(
+    access: &Access,
+    src: &Location,
+    record: Option<&Path>,
+    list: Option<&Path>,
+) -> Result<Prioritized> {
+    if let Some(path) = record {
+        let record = record::read(path, UsageRecord::read).await?;
+        return Ok(match ImageSource::open(access, src, &Platform::host()).await {
+            Ok(image) => {
+                let layers = image.manifest().layers.iter().map(|layer| layer.digest);
+                record.prioritized(image.target().digest, &layers.collect::<Vec<_>>())
+            }
+            // Of another machine's image, or of one that cannot be read, as will be said.
+            Err(_) => record.prioritized(Digest::of(b""), &[]),
+        });
     }
+    Ok(match list {
+        Some(path) => Prioritized::everywhere(record::read(path, PathList::read_list).await?),
+        None => Prioritized::default(),
+    })
 }
 
 /// Converts an image while a bar shows how far it is.

@@ -143,7 +143,8 @@ async fn write(
         }
         Order::File => {
             let (record, list) = (args.record_in.as_deref(), args.prefetch_list.as_deref());
-            Prioritized::everywhere(convert::read_lists(record, list).await?)
+            let first = convert::what_comes_first(access, &args.src, record, list);
+            signals.bound(first).await?
         }
         Order::None => Prioritized::default(),
     };
