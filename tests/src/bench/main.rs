@@ -82,18 +82,23 @@ fn main() -> Result<()> {
         let measured = convert::measure(&interrupt, arguments.runs, reference, arguments.large);
         document.conversion = Some(measured?);
     }
-    let tables = table::render(&document);
+    let sections = table::sections(&document);
     if arguments.write {
         let file = &arguments.document;
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        std::fs::write(file, table::replace(&text, &tables)?)?;
+        let mut text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        for (what, tables) in &sections {
+            text = table::replace(&text, what, tables)?;
+        }
+        std::fs::write(file, text)?;
     }
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &document)?;
         writeln!(out)?;
     } else {
-        out.write_all(tables.as_bytes())?;
+        for (_, tables) in &sections {
+            writeln!(out, "{tables}")?;
+        }
     }
     Ok(())
 }

@@ -8,27 +8,33 @@ use crate::{
     spread::Spread,
 };
 
-const BEGIN: &str = "<!-- figures: begin, written by `cargo xtask bench all --write` -->\n";
-const END: &str = "<!-- figures: end -->";
-
-/// All tables of a run.
-pub(crate) fn render(document: &Document) -> String {
+/// The tables of a run, by what was measured: the word of the command line for it.
+pub(crate) fn sections(document: &Document) -> Vec<(&'static str, String)> {
     let Document { host, runs, cold, fs, conversion } = document;
-    let mut text = format!(
+    let head = format!(
         "Linux {}, {} CPUs, {} MiB of memory, {runs} runs: median (least..most).\n",
         host.kernel, host.cpus, host.memory_mib
     );
-    text.extend(cold.as_ref().map(render_cold));
-    text.extend(fs.as_ref().map(render_fs));
-    text.extend(conversion.as_ref().map(render_conversion));
-    text
+    let tables = [
+        ("cold", cold.as_ref().map(render_cold)),
+        ("fs", fs.as_ref().map(render_fs)),
+        ("convert", conversion.as_ref().map(render_conversion)),
+    ];
+    let measured = tables.into_iter().filter_map(|(what, table)| Some((what, table?)));
+    measured.map(|(what, table)| (what, format!("{head}{table}"))).collect()
 }
 
-/// The text with other tables between its markers.
-pub(crate) fn replace(text: &str, tables: &str) -> Result<String> {
-    let (before, rest) = text.split_once(BEGIN).context("the document has no begin marker")?;
-    let (_, after) = rest.split_once(END).context("the document has no end marker")?;
-    Ok(format!("{before}{BEGIN}\n{tables}\n{END}{after}"))
+/// The text with another table between the markers of what was measured.
+pub(crate) fn replace(text: &str, what: &str, table: &str) -> Result<String> {
+    let (begin, end) = markers(what);
+    let (before, rest) = text.split_once(&begin).context("the document has no begin marker")?;
+    let (_, after) = rest.split_once(&end).context("the document has no end marker")?;
+    Ok(format!("{before}{begin}\n{table}\n{end}{after}"))
+}
+
+fn markers(what: &str) -> (String, String) {
+    let begin = format!("<!-- {what}: begin, written by `cargo xtask bench {what} --write` -->\n");
+    (begin, format!("<!-- {what}: end -->"))
 }
 
 fn render_cold(cold: &Cold) -> String {
@@ -198,11 +204,12 @@ mod tests {
 
     #[test]
     fn only_what_lies_between_the_markers_is_replaced() {
-        let text = format!("before\n{BEGIN}old\n{END}\nafter\n");
-        let replaced = replace(&text, "new\n").expect("markers");
-        assert_eq!(replaced, format!("before\n{BEGIN}\nnew\n\n{END}\nafter\n"));
-        assert_eq!(replace(&replaced, "new\n").expect("markers"), replaced);
-        assert!(replace("none", "new").is_err());
+        let (begin, end) = markers("fs");
+        let text = format!("before\n{begin}old\n{end}\nafter\n");
+        let replaced = replace(&text, "fs", "new\n").expect("markers");
+        assert_eq!(replaced, format!("before\n{begin}\nnew\n\n{end}\nafter\n"));
+        assert_eq!(replace(&replaced, "fs", "new\n").expect("markers"), replaced);
+        assert!(replace(&text, "cold", "new").is_err());
     }
 
     #[test]
