@@ -20,7 +20,6 @@ mod location;
 pub mod manifest;
 mod platform;
 mod prioritize;
-mod retry;
 mod server;
 mod sink;
 mod source;

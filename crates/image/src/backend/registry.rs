@@ -14,7 +14,7 @@ use futures::{StreamExt as _, stream};
 use tempfile::NamedTempFile;
 
 use super::{NewBlob, Origin, Target, check_document_size, tag_to_write};
-use crate::{Access, Location, blob_reader::blocking, manifest::Descriptor, retry::retrying};
+use crate::{Access, Location, blob_reader::blocking, manifest::Descriptor};
 
 #[derive(Debug)]
 pub(super) struct RegistryOrigin {
@@ -31,7 +31,10 @@ impl RegistryOrigin {
     }
 
     async fn read(&self, wanted: &str) -> Result<(Descriptor, Bytes)> {
-        let found = retrying(&self.retry, || self.repository.manifest(wanted)).await?;
+        let found = self
+            .retry
+            .run(Digest::of(wanted.as_bytes()), || self.repository.manifest(wanted))
+            .await?;
         let size = found.bytes.len() as u64;
         check_document_size(found.digest, size)?;
         Ok((Descriptor::new(&found.media_type, found.digest, size), found.bytes))
@@ -78,12 +81,12 @@ impl RegistryTarget {
     }
 
     async fn has(&self, digest: Digest) -> Result<bool> {
-        retrying(&self.upload.retry, || self.repository.blob_exists(digest)).await
+        self.upload.retry.run(digest, || self.repository.blob_exists(digest)).await
     }
 
     async fn put(&self, reference: &str, name: &Descriptor, bytes: Bytes) -> Result<()> {
         let put = || self.repository.put_manifest(reference, &name.media_type, bytes.clone());
-        retrying(&self.upload.retry, put).await.map(drop)
+        self.upload.retry.run(name.digest, put).await.map(drop)
     }
 }
 
@@ -123,11 +126,11 @@ impl Target for RegistryTarget {
         if self.has(digest).await? {
             return Ok(());
         }
-        retrying(&self.upload.retry, || {
+        let push = || {
             let body = stream::iter([Ok(bytes.clone())]).boxed();
             self.repository.push_blob(digest, bytes.len() as u64, body)
-        })
-        .await
+        };
+        self.upload.retry.run(digest, push).await
     }
 
     async fn put_manifest(&self, name: &Descriptor, bytes: Bytes) -> Result<()> {
