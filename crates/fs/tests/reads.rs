@@ -4,15 +4,19 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bolide_cache::{DiskLayerConfig, DiskLayerStore};
 use bolide_core::{
-    BlobSource, Digest, ErrorKind, FetchRequest, FetchTarget, Fetched, LayerStore, NodeId,
-    Priority, Result, Scheduler, SchedulerLoad, TocIndex as _,
-    memory::{DirectScheduler, MemoryLayer, MemoryLayerBuilder, MemoryLayerStore, NodeMeta},
+    AccessEvent, AccessSink, BlobSource, ByteRange, ChunkCache as _, ChunkIndex, Digest, ErrorKind,
+    FetchRequest, FetchTarget, Fetched, LayerStore, NodeId, Priority, Result, Scheduler,
+    SchedulerLoad, TocIndex as _, VerifiedChunk,
+    memory::{
+        DirectScheduler, MapCache, MemoryLayer, MemoryLayerBuilder, MemoryLayerStore, NodeMeta,
+    },
 };
 use bolide_fs::{Layer, ReadConfig};
 use bolide_testkit::{
     fault::{FaultySource, SourceFault},
     sample::noise,
 };
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -182,6 +186,81 @@ async fn holes_read_as_zeros_and_cost_nothing() {
     let used: u64 = disk.list().await.expect("lists").iter().map(|layer| layer.disk_bytes).sum();
     assert!(used < 4 << 20, "{used} bytes on disk");
     disk.close().await;
+}
+
+/// Remembers what happened.
+#[derive(Debug, Default)]
+struct Heard(Mutex<Vec<AccessEvent>>);
+
+impl AccessSink for Heard {
+    fn record(&self, _: Digest, event: AccessEvent) {
+        self.0.lock().push(event);
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_is_filled_from_this_node_is_told_to_be_complete_once() {
+    let made = sample();
+    let tier = MapCache::new(1 << 20);
+    let content = Bytes::from(noise(500_000, 3));
+    for number in 0..made.toc.chunk_count() {
+        let span = made.toc.chunk(ChunkIndex(number)).expect("a chunk");
+        let at = usize::try_from(span.file_offset).expect("small");
+        let bytes = content.slice(at..at + usize::try_from(span.key.len).expect("small"));
+        tier.put(VerifiedChunk::verify(span.key, bytes).expect("right")).await.expect("held");
+    }
+    let heard = Arc::<Heard>::default();
+    let layer = Layer::builder()
+        .source(blob(&made))
+        .index(Arc::<bolide_core::memory::MemoryToc>::clone(&made.toc))
+        .store(Arc::new(MemoryLayerStore::new()))
+        .cache(Arc::new(tier))
+        .access(Arc::<Heard>::clone(&heard))
+        .build()
+        .await
+        .expect("a layer");
+    let whole = FetchTarget::File { file: file(&made), range: 0..500_000 };
+    for _ in 0..2 {
+        layer.view().reader.fill(&whole, Priority::Background).await.expect("fills");
+    }
+    assert_eq!(layer.status().fetched_bytes, 0);
+    assert_eq!(*heard.0.lock(), [AccessEvent::Complete]);
+}
+
+/// Takes no more than 64 KiB at once, and remembers what it was asked for.
+#[derive(Debug, Default)]
+struct Listing(Mutex<Vec<u64>>);
+
+#[async_trait]
+impl Scheduler for Listing {
+    async fn fetch(&self, request: FetchRequest) -> Result<Fetched> {
+        self.0.lock().push(request.range.len());
+        Narrow.fetch(request).await
+    }
+
+    fn max_len(&self) -> u64 {
+        Narrow.max_len()
+    }
+
+    fn load(&self) -> SchedulerLoad {
+        SchedulerLoad::default()
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_taken_before_more_is_asked_for() {
+    // The answers that wait hold memory: a member that is streamed would wait for it.
+    let mut made = MemoryLayerBuilder::new(CHUNK);
+    for (name, len) in [("large", 150_000), ("one", 1000), ("two", 1001)] {
+        made = made.file(name, &noise(len, 1), NodeMeta::default()).expect("a file");
+    }
+    let made = made.build();
+    let scheduler = Arc::<Listing>::default();
+    let config = ReadConfig { fill_concurrency: 1, ..ReadConfig::default() };
+    let layer = layer(&made, blob(&made), Arc::<Listing>::clone(&scheduler), config).await;
+    let whole = ByteRange::new(0..made.blob.size()).expect("not empty");
+    layer.view().reader.fill(&FetchTarget::Blob(whole), Priority::Prefetch).await.expect("fills");
+    assert_eq!(*scheduler.0.lock(), [1000, 1001, 65_536, 65_536, 18_928]);
 }
 
 #[tokio::test]

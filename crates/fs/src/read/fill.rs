@@ -7,7 +7,7 @@ use bolide_core::{
 };
 use futures::{
     StreamExt as _, TryStreamExt as _,
-    future::BoxFuture,
+    future::{BoxFuture, ready},
     stream::{self, FuturesUnordered},
 };
 use tokio::runtime::Handle;
@@ -73,11 +73,16 @@ impl Pipeline {
             tracing::error!(blob = %self.parts.source.digest(), %member, %error, "a member cannot be filled");
         }
         *self.last_error.lock() = filled.as_ref().err().map(ToString::to_string);
+        self.note_completion();
+        filled
+    }
+
+    /// Tells, once, that nothing is missing any more.
+    fn note_completion(&self) {
         let complete = self.parts.image.presence().is_complete();
         if complete && !self.complete.swap(true, Ordering::Relaxed) {
             self.note(|| AccessEvent::Complete);
         }
-        filled
     }
 
     async fn try_fill_member(
@@ -127,28 +132,32 @@ impl Pipeline {
 
     /// Asks for the members that must come over the network, for all of them before the first is
     /// sent: what lies together comes with one request.
+    ///
+    /// Those that are streamed come last and are not asked for yet: their requests would wait for
+    /// the room of answers that nobody takes before them.
     pub(super) async fn ask(
         &self,
         members: Vec<ByteRange>,
         priority: Priority,
     ) -> Result<Vec<Member>> {
-        let absent = members.into_iter().map(|member| async move {
+        let looked = members.into_iter().map(|member| async move {
             let absent = self.absent(member).await?;
-            Ok((member, !absent.is_empty(), self.is_streamed(member, &absent)))
+            let streamed = self.is_streamed(member, &absent);
+            Ok((!absent.is_empty()).then_some((member, streamed)))
         });
-        let mut absent: Vec<(ByteRange, bool, bool)> = stream::iter(absent)
-            .buffered(self.parts.config.fill_concurrency.max(1))
-            .try_collect()
-            .await?;
-        absent.retain(|(_, is_absent, _)| *is_absent);
-        let held = absent.iter().filter(|(_, _, is_streamed)| !is_streamed);
-        let requests = held.map(|(member, ..)| self.request(*member, priority)).collect();
-        let mut asked = Arc::clone(&self.parts.scheduler).fetch_all(requests).into_iter();
-        let members = absent.into_iter().map(|(member, _, is_streamed)| {
-            let answer = if is_streamed { None } else { asked.next() };
-            (member, answer.map(|answer| Asked { priority, answer }))
-        });
-        Ok(members.collect())
+        let looked = stream::iter(looked).buffered(self.parts.config.fill_concurrency.max(1));
+        let absent = looked.try_filter_map(|found: Option<_>| ready(Ok(found)));
+        let absent: Vec<(ByteRange, bool)> =
+            self.flights.unless_stopped(absent.try_collect()).await??;
+        // What was copied here may have been the last.
+        self.note_completion();
+        let (streamed, held): (Vec<_>, Vec<_>) =
+            absent.into_iter().partition(|(_, is_streamed)| *is_streamed);
+        let requests = held.iter().map(|(member, _)| self.request(*member, priority)).collect();
+        let asked = Arc::clone(&self.parts.scheduler).fetch_all(requests);
+        let asked = asked.into_iter().map(|answer| Some(Asked { priority, answer }));
+        let held = held.into_iter().map(|(member, _)| member).zip(asked);
+        Ok(held.chain(streamed.into_iter().map(|(member, _)| (member, None))).collect())
     }
 
     /// Finds a chunk in another layer's image or in a cache tier. A failure there is only a miss.

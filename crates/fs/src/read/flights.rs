@@ -73,6 +73,11 @@ impl Flights {
         answer
     }
 
+    /// Does `work`, unless [`close`](Self::close) stops it.
+    pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        self.stop.run_until_cancelled(work).await.ok_or_else(stopped)
+    }
+
     /// Stops what is under way and waits until it has ended; nothing new gets anywhere.
     pub(super) async fn close(&self) {
         self.stop.cancel();
