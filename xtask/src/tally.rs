@@ -1,5 +1,6 @@
 //! Tests counted over several runs of cargo.
 use std::{
+    collections::BTreeSet,
     fmt,
     io::{self, BufRead, BufReader, Write as _},
     process::{Command, Stdio},
@@ -10,13 +11,15 @@ use anyhow::{Context as _, Result, bail};
 use crate::shell;
 
 /// Outcomes of tests so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     passed: u64,
     failed: u64,
     skipped: u64,
     /// Runs that ended badly without a failed test, as when one does not compile.
     broken: u64,
+    /// Tests of the program under way that found out by themselves that they cannot run here.
+    skipping: BTreeSet<String>,
 }
 
 impl Tally {
@@ -47,8 +50,14 @@ impl Tally {
         self.skipped += tests;
     }
 
-    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`; other lines count nothing.
+    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`, and `SKIPPED test: reason`, which
+    /// `bolide_testkit::skip` says of tests that end as passed; other lines count nothing.
     fn add(&mut self, line: &str) {
+        if let Some((_, rest)) = line.split_once("SKIPPED ")
+            && let Some((test, _)) = rest.split_once(": ")
+        {
+            self.skipping.insert(test.to_owned());
+        }
         let Some((_, counts)) =
             line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
@@ -64,6 +73,9 @@ impl Tally {
                 _ => {}
             }
         }
+        let skipped = std::mem::take(&mut self.skipping).len() as u64;
+        self.passed = self.passed.saturating_sub(skipped);
+        self.skipped += skipped;
     }
 
     /// Prints the closing line; fails if anything did.
@@ -72,7 +84,7 @@ impl Tally {
         self.verdict()
     }
 
-    fn verdict(self) -> Result<()> {
+    fn verdict(&self) -> Result<()> {
         if self.failed > 0 || self.broken > 0 {
             bail!("{} tests failed, {} test runs broke", self.failed, self.broken);
         }
@@ -99,6 +111,18 @@ mod tests {
         assert_eq!(tally.to_string(), "4 passed, 2 failed, 1 skipped");
         tally.skip(2);
         assert_eq!(tally.to_string(), "4 passed, 2 failed, 3 skipped");
+    }
+
+    #[test]
+    fn tests_that_skip_themselves_are_not_passed() {
+        let mut tally = Tally::default();
+        for _ in 0..2 {
+            tally.add("test mounts ... SKIPPED mounts: mounting needs root");
+        }
+        tally.add("SKIPPED runs: runc is not installed");
+        tally.add("test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
+        tally.add("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert_eq!(tally.to_string(), "2 passed, 0 failed, 2 skipped");
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn what_does_not_go_together_is_wrong_usage() {
 #[test]
 fn a_full_disk_leaves_no_archive() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: filling a disk of its own needs root");
+        bolide_testkit::skip("filling a disk of its own needs root");
         return;
     }
     let (dir, small) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));

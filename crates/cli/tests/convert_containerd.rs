@@ -41,8 +41,7 @@ fn lab() -> Option<Lab> {
             return Some(Lab { containerd: containerd.expect("containerd"), dir });
         }
     };
-    // Not `eprintln!`, whose words are shown for failed tests alone.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+    bolide_testkit::skip(&reason);
     None
 }
 

@@ -72,7 +72,7 @@ fn has(programs: &[&str]) -> bool {
     let missing =
         programs.iter().find(|name| Command::new(name).arg("--version").output().is_err());
     if let Some(program) = missing {
-        eprintln!("SKIPPED: {program} is not installed");
+        bolide_testkit::skip(&format!("{program} is not installed"));
     }
     missing.is_none()
 }

@@ -243,7 +243,7 @@ fn unusual() -> Vec<u8> {
 fn has(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").output().is_ok();
     if !found {
-        eprintln!("SKIPPED: {tool} is not installed");
+        bolide_testkit::skip(&format!("{tool} is not installed"));
     }
     found
 }

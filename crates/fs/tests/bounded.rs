@@ -47,7 +47,7 @@ async fn a_chunk_larger_than_memory_is_streamed() {
         .await
         .expect("a layer");
     let Some(memory) = PeakMemory::start() else {
-        eprintln!("SKIPPED: this kernel does not tell peaks of memory");
+        bolide_testkit::skip("this kernel does not tell peaks of memory");
         return;
     };
     let view = layer.view();

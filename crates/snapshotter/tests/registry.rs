@@ -105,7 +105,7 @@ fn may_mount() -> bool {
     let able = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok()
         && rustix::process::geteuid().is_root();
     if !able {
-        eprintln!("SKIPPED: mounting needs root and /dev/fuse");
+        bolide_testkit::skip("mounting needs root and /dev/fuse");
     }
     able
 }

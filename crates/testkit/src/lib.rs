@@ -11,3 +11,6 @@ pub mod fault;
 pub mod peak;
 mod reader;
 pub mod sample;
+mod skip;
+
+pub use skip::skip;

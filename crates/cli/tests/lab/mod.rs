@@ -122,7 +122,7 @@ impl Lab {
 pub(crate) fn can_mount() -> bool {
     let able = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
     if !able {
-        eprintln!("SKIPPED: /dev/fuse cannot be opened");
+        bolide_testkit::skip("/dev/fuse cannot be opened");
     }
     able
 }
@@ -131,7 +131,7 @@ pub(crate) fn can_mount() -> bool {
 pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root() && can_mount();
     if !root {
-        eprintln!("SKIPPED: mounting for everybody needs root");
+        bolide_testkit::skip("mounting for everybody needs root");
     }
     root
 }

@@ -22,7 +22,7 @@ const DST: &str = "oci:out:fast";
 fn can_run() -> bool {
     let runc = Command::new("runc").arg("--version").output().is_ok();
     if !runc {
-        eprintln!("SKIPPED: runc is not installed");
+        bolide_testkit::skip("runc is not installed");
     }
     runc && is_root()
 }
@@ -267,7 +267,7 @@ fn a_network_is_its_own_the_hosts_or_that_of_plugins() {
 
     let plugins = ["/opt/cni/bin", "/usr/lib/cni"];
     let Some(plugins) = plugins.iter().find(|dir| Path::new(dir).join("ptp").is_file()) else {
-        eprintln!("SKIPPED: the CNI plugins are not installed");
+        bolide_testkit::skip("the CNI plugins are not installed");
         return;
     };
     fs::create_dir(lab.path("net.d")).expect("dir");

@@ -1,5 +1,5 @@
 //! A registry and a containerd of one test, and the command under test.
-use std::{io::Write as _, path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use bolide_e2e::{Containerd, Finished, Process, Registry, detach_below, run};
@@ -52,8 +52,7 @@ pub(crate) fn cannot_run() -> bool {
         Some(program) => format!("{program} is not installed"),
         None => return false,
     };
-    // Not `eprintln!`, whose words are shown for failed tests alone.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+    bolide_testkit::skip(&reason);
     true
 }
 

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 pub(crate) fn may_mount() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("SKIPPED: mounting needs root");
+        bolide_testkit::skip("mounting needs root");
     }
     is_root
 }
