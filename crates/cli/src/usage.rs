@@ -47,14 +47,9 @@ impl UsedPath {
         Ok(Some(Self { path, manifest_digest, layer_index, uses: words(used), ranges }))
     }
 
-    /// The path, relative to the root of the image.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// Number of the layer that served it, the lowest being 0.
-    pub(crate) fn layer_index(&self) -> usize {
-        self.layer_index
+    /// Path, image and layer, as a conversion wants them.
+    pub(crate) fn place(&self) -> (String, Digest, usize) {
+        (self.path.clone(), self.manifest_digest, self.layer_index)
     }
 }
 

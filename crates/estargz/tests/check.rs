@@ -286,6 +286,23 @@ async fn every_chunk_is_found_where_the_toc_says() {
     assert!(faults[0].starts_with("dir/marked: the chunk at 0 has the digest"), "{faults:?}");
     assert!(faults[1].starts_with("implied/file: the chunk at 0 lies past"), "{faults:?}");
 
+    // A chunk inside of another.
+    let mut toc: Value = serde_json::from_slice(&layer.toc).expect("JSON");
+    let entries = toc["entries"].as_array_mut().expect("entries");
+    let outer = entries.iter().find(|entry| entry["name"] == "dir/file").expect("a file");
+    let outer = outer["offset"].clone();
+    for entry in entries {
+        if entry["name"] == "dir/marked" {
+            entry["offset"] = outer.clone();
+            entry["innerOffset"] = 100.into();
+            entry["chunkDigest"] = Digest::of(&[7; 9]).to_string().into();
+        }
+    }
+    let toc = toc.to_string();
+    let index = EstargzIndex::from_toc(toc.as_bytes(), TocTrust::Unverified, &layer.facts);
+    let faults = check_chunks(&mut whole, &index.expect("an index")).expect("reads");
+    assert_eq!(faults, [""; 0]);
+
     // The last chunk's member, damaged.
     let mut damaged = blob.clone();
     let at = usize::try_from(layer.facts.toc_offset).expect("small") - 20;

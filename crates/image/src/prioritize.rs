@@ -54,6 +54,18 @@ struct Recorded {
     layer_index: Option<usize>,
 }
 
+impl FromIterator<(String, Digest, usize)> for UsageRecord {
+    /// Paths, the image they are of, and the number of the layer that served each.
+    fn from_iter<I: IntoIterator<Item = (String, Digest, usize)>>(used: I) -> Self {
+        let line = |(path, manifest, layer)| Recorded {
+            path,
+            manifest_digest: Some(manifest),
+            layer_index: Some(layer),
+        };
+        Self(used.into_iter().map(line).collect())
+    }
+}
+
 impl UsageRecord {
     /// Reads a record: a path a line, or a JSON object with a `path`.
     ///

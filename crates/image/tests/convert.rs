@@ -15,7 +15,8 @@ use bolide_estargz::{
     open_layer,
 };
 use bolide_image::{
-    Access, ConvertOptions, ConvertReport, ImageSource, Layout, Platform, Progress, convert_image,
+    Access, ConvertOptions, ConvertReport, ImageSource, Layout, Platform, Prioritized, Progress,
+    convert_image,
     manifest::{Descriptor, media_type},
 };
 use support::{LAYERS, history, location, sample, serve};
@@ -95,7 +96,8 @@ async fn recorded_files_come_first_and_the_result_converts_again() {
     let (src, dst) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
     sample(src.path(), media_type::OCI_MANIFEST);
     let mut options = ConvertOptions::default();
-    options.layer.prioritized = vec!["etc/passwd".into(), "bin/tool".into(), "no/such".into()];
+    let first = ["etc/passwd", "bin/tool", "no/such"].map(str::to_owned);
+    options.prioritized = Prioritized::everywhere(first.into_iter().collect());
     let first = convert(src.path(), dst.path(), &options).await;
     let image =
         ImageSource::open(&Access::layouts(), &location(dst.path(), "lazy"), &Platform::host())

@@ -4,7 +4,7 @@ mod args;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use bolide_core::Digest;
+use bolide_core::{Digest, ErrorKind};
 use bolide_image::{
     Access, ConvertOptions, ConvertReport, ImageSource, Location, PathList, Platform, Prioritized,
     Progress, UsageRecord, convert_image,
@@ -79,20 +79,35 @@ pub(crate) async fn what_comes_first(
     record: Option<&Path>,
     list: Option<&Path>,
 ) -> Result<Prioritized> {
-    if let Some(path) = record {
-        let record = record::read(path, UsageRecord::read).await?;
-        return Ok(match ImageSource::open(access, src, &Platform::host()).await {
-            Ok(image) => {
-                let layers = image.manifest().layers.iter().map(|layer| layer.digest);
-                record.prioritized(image.target().digest, &layers.collect::<Vec<_>>())
-            }
-            // Of another machine's image, or of one that cannot be read, as will be said.
-            Err(_) => record.prioritized(Digest::of(b""), &[]),
-        });
-    }
-    Ok(match list {
-        Some(path) => Prioritized::everywhere(record::read(path, PathList::read_list).await?),
-        None => Prioritized::default(),
+    Ok(match (record, list) {
+        (Some(path), _) => {
+            let record = record::read(path, UsageRecord::read).await?;
+            by_record(access, src, &record).await?
+        }
+        (None, Some(path)) => {
+            Prioritized::everywhere(record::read(path, PathList::read_list).await?)
+        }
+        (None, None) => Prioritized::default(),
+    })
+}
+
+/// What comes first by a record of use: where it is of this machine's image at `src`, each layer gets
+/// what it served.
+pub(crate) async fn by_record(
+    access: &Access,
+    src: &Location,
+    record: &UsageRecord,
+) -> Result<Prioritized> {
+    Ok(match ImageSource::open(access, src, &Platform::host()).await {
+        Ok(image) => {
+            let layers = image.manifest().layers.iter().map(|layer| layer.digest);
+            record.prioritized(image.target().digest, &layers.collect::<Vec<_>>())
+        }
+        // There is none for this machine, so the record is of another.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            record.prioritized(Digest::of(b""), &[])
+        }
+        Err(error) => return Err(error.into()),
     })
 }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use bolide_estargz::BuildOptions;
 use bolide_image::{
-    Access, ConvertOptions, Layout, Location, Platform, convert_image,
+    Access, ConvertOptions, Layout, Location, Platform, Prioritized, convert_image,
     manifest::{Descriptor, media_type, to_bytes},
 };
 use serde_json::json;
@@ -48,8 +48,9 @@ pub(crate) async fn build(dir: PathBuf, min_size: u64) -> Result<DemoImage> {
     let parallelism = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     for (tag, prioritized) in [(LAZY, Vec::new()), (OPTIMIZED, first_used)] {
         let level = Some(1);
-        let layer = BuildOptions { level, prioritized, parallelism, ..BuildOptions::default() };
-        let options = ConvertOptions { layer, ..ConvertOptions::default() };
+        let layer = BuildOptions { level, parallelism, ..BuildOptions::default() };
+        let prioritized = Prioritized::everywhere(prioritized.into_iter().collect());
+        let options = ConvertOptions { layer, prioritized, ..ConvertOptions::default() };
         convert_image(&Access::layouts(), &at(PLAIN), &at(tag), &options, |_| ()).await?;
     }
     Ok(image)

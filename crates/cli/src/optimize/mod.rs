@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use bolide_image::{
-    Access, ConvertOptions, ImageSource, Location, PathList, Platform, Platforms, Prioritized,
+    Access, ConvertOptions, ConvertReport, Location, Platform, Platforms, Prioritized,
 };
 
 use crate::{
@@ -130,16 +130,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     convert::tell(&args.dst, &report, args.json)
 }
 
-async fn write(
-    args: &Args,
-    access: &Access,
-    signals: &mut Signals,
-) -> Result<bolide_image::ConvertReport> {
+async fn write(args: &Args, access: &Access, signals: &mut Signals) -> Result<ConvertReport> {
     let mut options: ConvertOptions = args.layer.options();
     options.prioritized = match args.order() {
         Order::Run => {
             let used = record(args, access, signals).await?;
-            signals.bound(by_layer(access, &args.src, &used)).await?
+            let used = used.iter().map(UsedPath::place).collect();
+            signals.bound(convert::by_record(access, &args.src, &used)).await?
         }
         Order::File => {
             let (record, list) = (args.record_in.as_deref(), args.prefetch_list.as_deref());
@@ -149,19 +146,6 @@ async fn write(
         Order::None => Prioritized::default(),
     };
     signals.bound(convert::write(access, &args.src, &args.dst, &options)).await
-}
-
-/// Gives each layer of this machine's image what was used of it: what another layer served is hidden
-/// there, or was never looked at. Images for other machines have nothing first.
-async fn by_layer(access: &Access, src: &Location, used: &[UsedPath]) -> Result<Prioritized> {
-    let image = ImageSource::open(access, src, &Platform::host()).await?;
-    let mut all = Prioritized::default();
-    for (number, layer) in image.manifest().layers.iter().enumerate() {
-        let of_layer = used.iter().filter(|used| used.layer_index() == number);
-        let paths: PathList = of_layer.map(|used| used.path().to_owned()).collect();
-        all = all.with_layer(layer.digest, paths);
-    }
-    Ok(all)
 }
 
 /// Runs the workload; what it used, in the order of first use.

@@ -1,7 +1,7 @@
 //! What comes after the last segment: TOC and footer, as each format has them.
 use std::collections::BTreeMap;
 
-use bolide_core::{ByteRange, Digest, Digester, Error, Result};
+use bolide_core::{ByteRange, Digest, Digester, Error, ErrorKind, Result};
 use bytes::Bytes;
 
 use super::{
@@ -15,12 +15,11 @@ use super::{
     writer::Written,
 };
 use crate::{
-    Footer, ZstdDocument, ZstdFooter, format,
+    Footer, ZstdDocument, ZstdFooter,
+    footer::{MANIFEST_TYPE, skippable_header},
+    format,
     toc::{TocDocument, TocEntry},
 };
-
-/// "Offsets are those of the format described above"; there is no other.
-const MANIFEST_TYPE: u64 = 1;
 
 /// A blob whose segments are all there.
 pub(super) struct Finish<'a> {
@@ -141,7 +140,12 @@ impl Finish<'_> {
     }
 
     fn frame(&mut self, compressed: &[u8], raw_size: u64) -> Result<ZstdDocument> {
-        self.blob.write(&podman::skippable_header(compressed.len())?)?;
+        let len = u32::try_from(compressed.len()).map_err(|_| {
+            let rule =
+                "the TOC of a zstd:chunked layer may have 4 GiB; choose estargz-external-toc";
+            Error::new(ErrorKind::Exhausted, "estargz::write", rule)
+        })?;
+        self.blob.write(&skippable_header(len))?;
         let start = self.blob.size();
         self.blob.write(compressed)?;
         Ok(ZstdDocument { range: ByteRange::new(start..self.blob.size())?, raw_size })

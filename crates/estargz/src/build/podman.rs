@@ -2,14 +2,11 @@
 //! the reference says and says more of times and holes.
 use std::collections::BTreeMap;
 
-use bolide_core::{Digest, Error, ErrorKind, Result, Timestamp};
+use bolide_core::{Digest, Timestamp};
 use serde::Serialize;
 
 use super::draft::{Draft, PodmanFields};
 use crate::time;
-
-/// First four bytes of a frame that decompressors skip (RFC 8878, section 3.1.2).
-const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 
 /// A whole document.
 #[derive(Debug, Serialize)]
@@ -125,21 +122,6 @@ fn instant(time: Timestamp) -> Option<String> {
     }
     let fraction = format!("{:09}", time.nanos);
     Some(format!("{}.{}Z", whole.trim_end_matches('Z'), fraction.trim_end_matches('0')))
-}
-
-/// The bytes before the content of a frame that decompressors skip.
-pub(super) fn skippable_header(len: usize) -> Result<[u8; 8]> {
-    let len = u32::try_from(len).map_err(|_| {
-        Error::new(
-            ErrorKind::Exhausted,
-            "estargz::write",
-            "the TOC of a zstd:chunked layer may have 4 GiB; choose estargz-external-toc",
-        )
-    })?;
-    let mut out = [0; 8];
-    out[..4].copy_from_slice(&SKIPPABLE);
-    out[4..].copy_from_slice(&len.to_le_bytes());
-    Ok(out)
 }
 
 #[cfg(test)]

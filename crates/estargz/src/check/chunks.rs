@@ -50,6 +50,8 @@ impl Checked {
     ) -> Result<()> {
         let mut spans: Vec<&ChunkSpan> = spans.iter().collect();
         spans.sort_by_key(|span| span.inner_offset);
+        // A TOC may name one place many times; to decode up to it once is enough.
+        spans.dedup_by_key(|span| (span.inner_offset, span.key));
         let mut rest = &spans[..];
         while !rest.is_empty() {
             let taken = self.run(blob, toc, rest)?;
@@ -69,36 +71,32 @@ impl Checked {
         blob.seek(SeekFrom::Start(first.member.start())).map_err(unread)?;
         let raw = BufReader::with_capacity(PIECE, blob.take(first.member.len()));
         let mut decoded = decoder(first.codec, raw).map_err(unread)?;
-        let (mut at, mut taken) = (0, 0);
-        for span in spans.iter().take_while(|span| {
-            // One that lies inside of another needs a decoder of its own.
-            let follows = span.inner_offset >= at;
-            at = span.inner_offset + span.key.len;
-            follows
-        }) {
-            taken += 1;
-            let from = if taken == 1 { 0 } else { end_of(spans[taken - 2]) };
-            if let Some(fault) = fault(&mut *decoded, span.inner_offset - from, span) {
-                self.report(toc, span, &fault);
-                if fault.is_fatal {
-                    // What cannot be decoded up to here cannot be decoded after it.
-                    for rest in &spans[taken..] {
-                        self.report(toc, rest, &fault);
-                    }
-                    return Ok(spans.len());
-                }
+        // One that lies inside of another needs a decoder of its own.
+        let follows = |pair: &&[&ChunkSpan]| pair[1].inner_offset >= end_of(pair[0]);
+        let taken = 1 + spans.windows(2).take_while(follows).count();
+        let mut at = 0;
+        for (number, span) in spans[..taken].iter().enumerate() {
+            let found = fault(&mut *decoded, span.inner_offset - at, span);
+            at = end_of(span);
+            let Some(fault) = found else { continue };
+            // What cannot be decoded up to here cannot be decoded after it.
+            let rest = if fault.is_fatal { &spans[number..] } else { &spans[number..=number] };
+            for span in rest {
+                self.report(toc, span, &fault.text);
+            }
+            if fault.is_fatal {
+                return Ok(spans.len());
             }
         }
         Ok(taken)
     }
 
-    fn report(&mut self, toc: &dyn TocIndex, span: &ChunkSpan, fault: &Fault) {
+    fn report(&mut self, toc: &dyn TocIndex, span: &ChunkSpan, text: &str) {
         if self.shown.len() == MAX_SHOWN {
             self.more += 1;
             return;
         }
         let path = toc.path(span.file).unwrap_or_default();
-        let Fault { text, .. } = fault;
         self.shown.push(format!("{}: the chunk at {} {text}", path.display(), span.file_offset));
     }
 }

@@ -4,6 +4,7 @@ mod zstd;
 use bolide_core::{Error, ErrorKind, Result};
 
 use zstd::SKIPPABLE_HEADER;
+pub(crate) use zstd::{MANIFEST_TYPE, skippable_header};
 pub use zstd::{ZstdDocument, ZstdFooter};
 
 /// A gzip header with an extra field, as far as its fixed part: magic, deflate, FEXTRA.

@@ -13,7 +13,7 @@ pub(super) const SKIPPABLE_HEADER: u64 = 8;
 const REFERENCE_MAGIC: [u8; 8] = *b"GnUlInUx";
 const PODMAN_MAGIC: [u8; 8] = *b"GNUlInUx";
 /// "Offsets are those of the format described above"; there is no other.
-const MANIFEST_TYPE: u64 = 1;
+pub(crate) const MANIFEST_TYPE: u64 = 1;
 const WORD: usize = 8;
 
 /// A document in a blob, compressed by zstd.
@@ -61,7 +61,9 @@ impl ZstdFooter {
         }
         let magic = if self.podman { PODMAN_MAGIC } else { REFERENCE_MAGIC };
         let content: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).chain(magic).collect();
-        skippable_frame(&content)
+        // As many bytes as `size` says.
+        let len = if self.podman { 64 } else { 40 };
+        [&skippable_header(len)[..], &content].concat()
     }
 
     /// `None` when the tail ends otherwise.
@@ -95,10 +97,12 @@ fn document(words: &[u64], room: u64) -> Option<ZstdDocument> {
     Some(ZstdDocument { range: ByteRange::new(start..end).ok()?, raw_size })
 }
 
-/// A frame that decompressors skip. Its content has less than 4 GiB.
-fn skippable_frame(content: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(content.len()).unwrap_or(u32::MAX);
-    [&SKIPPABLE, &len.to_le_bytes(), content].concat()
+/// The header of a frame that decompressors skip.
+pub(crate) fn skippable_header(len: u32) -> [u8; 8] {
+    let mut header = [0; 8];
+    header[..4].copy_from_slice(&SKIPPABLE);
+    header[4..].copy_from_slice(&len.to_le_bytes());
+    header
 }
 
 #[cfg(test)]

@@ -122,9 +122,7 @@ struct Build {
 impl Build {
     fn run(mut self, mut reader: BlobReader) -> Result<Built> {
         if !self.list.needs_names() {
-            if !self.list.is_empty() {
-                self.options.prioritized = self.list.paths();
-            }
+            self.options.prioritized = self.list.paths();
             let built = self.write(&mut reader);
             // A broken source explains whatever the build complains of.
             reader.finish()?;

@@ -33,8 +33,8 @@ const CONCURRENT_LAYERS: usize = 4;
 /// How to convert an image.
 #[derive(Clone, Debug, Default)]
 pub struct ConvertOptions {
-    /// How to write each layer. Its threads are shared by all layers; its prioritized paths are
-    /// those of layers for which [`prioritized`](Self::prioritized) has no list.
+    /// How to write each layer. Its threads are shared by all layers; what comes first says
+    /// [`prioritized`](Self::prioritized).
     pub layer: BuildOptions,
     /// What comes first in which layer. Layers pass over what they lack.
     pub prioritized: Prioritized,

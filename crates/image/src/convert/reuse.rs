@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::{Conversion, ConvertedLayer, Unit};
 use crate::{
-    NewBlob, PathList,
+    NewBlob,
     blob_reader::{BlobReader, blocking, feed},
     manifest::{Descriptor, Manifest, media_type},
     source::stream_blob,
@@ -73,9 +73,7 @@ impl<P> Conversion<'_, P> {
                 return Ok(false);
             }
         };
-        let list = self.options.prioritized.of(unit.name.digest);
-        let own: PathList = self.options.layer.prioritized.iter().cloned().collect();
-        let list = if list.is_empty() { own } else { list.clone() };
+        let list = self.options.prioritized.of(unit.name.digest).clone();
         if list.is_empty() {
             return Ok(true);
         }

@@ -40,7 +40,7 @@ impl ConvertOptions {
         if self.reuse && format == BlobFormat::EstargzExternalToc {
             return Err(rule("a layer whose TOC is elsewhere cannot be reused"));
         }
-        if !self.prioritized.is_empty() || !self.layer.prioritized.is_empty() {
+        if !self.prioritized.is_empty() {
             self.check_prioritizing()?;
         }
         self.check_destination(dst)
